@@ -1,0 +1,147 @@
+"""The kinds of gate: one module each, found by being in this folder.
+
+A gate module defines one subclass of `Gate` named ``GATE`` (an instance): its settings (the keys a
+specification may write), what it asks to be measured, and how it judges the answer. Measuring and
+judging are apart because they fail apart: what cannot be measured is an error, what was measured and
+missed its limit is a failure.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from pytest_quantgate.artifact.integrity import Verification
+    from pytest_quantgate.records import (
+        Generation,
+        GenerationRequest,
+        Latency,
+        LatencyRequest,
+        Likelihood,
+        LikelihoodRequest,
+        MemoryRequest,
+        MemoryUse,
+    )
+
+Role = Literal["candidate", "baseline"]
+
+
+class GateSettings(BaseModel):
+    """Base of every gate's settings: frozen, strict, no unknown keys.
+
+    A field whose name starts with ``max`` or ``min`` is a limit; a gate with limits needs at least one
+    of them, which `limits_given` tells.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    limit_names: ClassVar[tuple[str, ...]] = ()
+
+    def limits_given(self) -> tuple[str, ...]:
+        """Return the names of the limits that are set, in the order of the class."""
+        return tuple(name for name in self.limit_names if getattr(self, name) is not None)
+
+
+class Bench(Protocol):
+    """What a gate may ask for. Answers come from the store where it has them, else from a probe."""
+
+    @property
+    def candidate_name(self) -> str:
+        """Name of the variant under test."""
+
+    @property
+    def baseline_name(self) -> str:
+        """Name by which texts call the baseline, such as "the F16 baseline"."""
+
+    @property
+    def literals(self) -> Mapping[str, float]:
+        """Baseline figures written down as numbers (specification or fixture) instead of measured."""
+
+    @property
+    def context(self) -> int:
+        """The context length of the specification's defaults, in tokens."""
+
+    def corpus(self, name: str | None) -> tuple[Path, str]:
+        """Return path and SHA-256 of a text: the one named, or the specification's default."""
+
+    def file(self, name: str) -> Path:
+        """Return a file named in the specification (cases, digests), inside the project."""
+
+    def verification(self, *, literal: str | None, sums: Path | None) -> Verification:
+        """Return how the candidate's file stands against its checksum."""
+
+    def likelihood(self, role: Role, request: LikelihoodRequest) -> Likelihood:
+        """Return the likelihood of a text under one of the models."""
+
+    def generation(self, role: Role, request: GenerationRequest) -> Generation:
+        """Return one of the models' continuations."""
+
+    def memory(self, role: Role, request: MemoryRequest) -> MemoryUse:
+        """Return the memory a fresh probe of one of the models used."""
+
+    def latency(self, request: LatencyRequest, *, paired: bool) -> Latency:
+        """Return timed requests of the candidate, alternated with the baseline's if paired."""
+
+
+SettingsT = TypeVar("SettingsT", bound=GateSettings)
+EvidenceT = TypeVar("EvidenceT")
+
+
+class Judgement(BaseModel):
+    """What a gate concludes from its evidence; `gate.py` adds who, where and when."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    headline: str
+    checks: tuple[Any, ...]
+    findings: tuple[str, ...] = ()
+    advice: tuple[str, ...] = ()
+    record: dict[str, float | int | str | bool | None] = {}
+
+
+class Gate(ABC, Generic[SettingsT, EvidenceT]):
+    """One kind of gate."""
+
+    name: ClassVar[str]
+    """The key in a specification and the last part of the item's id."""
+
+    settings: type[SettingsT]
+    """The keys this gate takes."""
+
+    metric: ClassVar[str | None] = None
+    """The key of literal baseline figures that this gate compares with."""
+
+    fixture_limits: ClassVar[Mapping[str, str]] = {}
+    """Fixtures that set a limit when a project overrides them: fixture name to settings field."""
+
+    loads_model: ClassVar[bool] = True
+    """Whether a probe runs the model; False lets the gate run on a file that must not be loaded."""
+
+    @abstractmethod
+    def needs_baseline(self, settings: SettingsT) -> bool:
+        """Tell whether a limit compares with the baseline."""
+
+    @abstractmethod
+    def measure(self, settings: SettingsT, bench: Bench) -> EvidenceT:
+        """Gather what `judge` needs; raises a `QuantgateError` when that is impossible."""
+
+    @abstractmethod
+    def judge(self, settings: SettingsT, evidence: EvidenceT, bench: Bench) -> Judgement:
+        """Hold the evidence against the limits. Pure: measures nothing."""
+
+
+@functools.cache
+def kinds() -> Mapping[str, Gate[Any, Any]]:
+    """Return every kind of gate by name, in alphabetical order."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    found = (importlib.import_module(f"{__name__}.{name}").GATE for name in names)
+    return {gate.name: gate for gate in found}

@@ -1,0 +1,190 @@
+"""From a model named in a specification to a checked file on this machine.
+
+A model is found where its source says, its header is checked before any native code sees it, and a
+variant that only exists as a recipe ("the baseline, as Q4_K_M") is made once and kept in the store
+under a key of its ingredients.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pytest_quantgate import measure
+from pytest_quantgate.artifact import gguf, integrity, source
+from pytest_quantgate.errors import ArtifactError, IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from pytest_quantgate.artifact.gguf import GgufHeader
+    from pytest_quantgate.artifact.integrity import Verification
+    from pytest_quantgate.baseline import Store
+    from pytest_quantgate.plan import ModelSource
+    from pytest_quantgate.records import Progress
+
+    ProgressCallback = Callable[[Progress], None]
+
+ENGINE = "llama-cpp-python"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedModel:
+    """A model file that exists, with its digest and header; ``made`` if the store made it."""
+
+    name: str
+    path: Path
+    digest: str
+    header: GgufHeader
+    made: bool
+
+
+class Preparer:
+    """Finds and makes model files for one specification; remembers what it found."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        base: Path,
+        roots: Sequence[Path],
+        threads: int,
+        timeout: float,
+        on_progress: ProgressCallback | None = None,
+    ) -> None:
+        """Resolve names against ``base``; files must lie inside one of ``roots``."""
+        self._store = store
+        self._base = base
+        self._roots = tuple(roots)
+        self._threads = threads
+        self._timeout = timeout
+        self._on_progress = on_progress
+        self._verified: dict[tuple[object, ...], Verification] = {}
+
+    def prepare(self, model: ModelSource) -> PreparedModel:
+        """Return the model's file, made first if the store does not have it yet.
+
+        Raises:
+            ArtifactError: the file is missing, malformed, or cannot be made.
+            ProbeError: the probe that makes it died.
+        """
+        if model.source is not None:
+            origin = source.locate(model.source, base=self._base, roots=self._roots)
+            made = False
+        elif model.parent is not None:
+            origin = self.prepare(model.parent).path
+            made = True
+        else:
+            message = f"{model.name} names no file and nothing to make it from"
+            raise ArtifactError(message)
+        if model.quantize is not None:
+            origin = self._made(origin, model.quantize)
+            made = True
+        header = gguf.read_header(origin)
+        gguf.check_architecture(header)
+        return PreparedModel(
+            name=model.name, path=origin, digest=self.digest(origin), header=header, made=made
+        )
+
+    def verification(
+        self, path: Path, *, literal: str | None = None, sums: Path | None = None
+    ) -> Verification:
+        """Return how a file stands against its checksum, hashed once while it stays as it is."""
+        status = path.stat()
+        stamp = (
+            path,
+            literal,
+            sums,
+            status.st_dev,
+            status.st_ino,
+            status.st_size,
+            status.st_mtime_ns,
+        )
+        if stamp not in self._verified:
+            self._verified[stamp] = integrity.verify(
+                path, literal=literal, sums=sums, on_progress=self._on_progress
+            )
+        return self._verified[stamp]
+
+    def digest(self, path: Path) -> str:
+        """Return the digest of a model's bytes, computed once while the file stays as it is."""
+        verification = self.verification(path)
+        if len(verification.parts) == 1:
+            return verification.actual
+        return integrity.model_digest(path)
+
+    def _made(self, origin: Path, type_name: str) -> Path:
+        gguf.read_header(origin)
+        recipe = {
+            "source": self.digest(origin),
+            "type": type_name,
+            "engine": engine_build(),
+        }
+        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+        folder = self._store.root / "models" / digest[:32]
+        target = folder / f"{_stem(origin)}-{type_name}.gguf"
+        if target.exists():
+            self._trusted(target)
+            return target
+        with self._store.lock(f"model-{digest[:32]}", timeout=self._timeout):
+            if not target.exists():
+                self._quantize(origin, target, type_name)
+        self._trusted(target)
+        return target
+
+    def _trusted(self, target: Path) -> None:
+        verification = self.verification(target)
+        if verification.outcome != "match":
+            message = (
+                f"{target} is not the file the store made (sha256 {verification.actual[:16]}...,"
+                f" its sidecar says {(verification.expected or 'nothing')[:16]}...);"
+                f" delete {target.parent} to make it again"
+            )
+            raise IntegrityError(message)
+
+    def _quantize(self, origin: Path, target: Path, type_name: str) -> None:
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"cannot make {target.parent}: {error.strerror}"
+            raise ArtifactError(message) from error
+        with measure.Probe.start() as probe:
+            probe.run(
+                "quantize",
+                {
+                    "source": str(origin),
+                    "target": str(target),
+                    "type_name": type_name,
+                    "threads": self._threads,
+                },
+                timeout=self._timeout,
+                on_progress=self._on_progress,
+            )
+
+
+def engine_name() -> str:
+    """Return name and version of the engine, without loading it."""
+    return f"{ENGINE} {importlib.metadata.version('llama_cpp_python')}"
+
+
+@functools.cache
+def engine_build() -> str:
+    """Name the engine's build without loading it: version and digest of what was installed.
+
+    Two builds of one version differ in their kernels, and so in low bits; the installer's RECORD
+    lists the digest of every library file.
+    """
+    distribution = importlib.metadata.distribution("llama_cpp_python")
+    record = distribution.read_text("RECORD") or ""
+    libraries = sorted(line for line in record.splitlines() if "/lib/" in line)
+    digest = hashlib.sha256("\n".join(libraries).encode()).hexdigest()[:12]
+    return f"{engine_name()} {digest}"
+
+
+def _stem(path: Path) -> str:
+    return path.name.removesuffix(".gguf")

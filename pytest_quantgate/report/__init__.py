@@ -1,0 +1,1 @@
+"""How verdicts are told; one module per form, pure functions of records."""

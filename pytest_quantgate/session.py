@@ -1,0 +1,331 @@
+"""The state of an active run: specifications, verdicts, and what the terminal says of them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from pytest_quantgate.baseline import Store
+from pytest_quantgate.errors import Problem, SpecError
+from pytest_quantgate.gate import GateRunner
+from pytest_quantgate.plan import plan
+from pytest_quantgate.prepare import engine_name
+from pytest_quantgate.records import Location
+from pytest_quantgate.report import properties, table
+from pytest_quantgate.report.live import LiveLine
+from pytest_quantgate.spec import load_spec, spec_from_mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pytest_quantgate.model import QuantizedModel
+    from pytest_quantgate.plan import GateCase
+    from pytest_quantgate.records import Progress
+
+HOOK = "pytest_quantgate_spec"
+QUIET = -1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedSpec:
+    """A specification with its planned cases and the runner that measures them."""
+
+    path: Path
+    cases: tuple[GateCase, ...]
+    runner: GateRunner
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What a test or gate runs on: one variant of one model of one specification.
+
+    ``case`` is set for gates; tests of the project's own see all the variant's ``cases``.
+    """
+
+    session: QuantgateSession
+    loaded: LoadedSpec
+    model: str
+    variant: str
+    case: GateCase | None = None
+
+    @property
+    def cases(self) -> tuple[GateCase, ...]:
+        """Return the gates of this variant."""
+        return tuple(
+            case
+            for case in self.loaded.cases
+            if (case.model, case.variant) == (self.model, self.variant)
+        )
+
+
+@dataclass(slots=True)
+class _Resident:
+    """The model that is loaded in this process for the project's own tests."""
+
+    path: Path | None = None
+    model: QuantizedModel | None = None
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Folders that are walked only because a specification lies below them."""
+
+    forced: set[Path] = field(default_factory=set)
+
+
+class QuantgateSession:
+    """Registered as a plugin when a specification is named."""
+
+    def __init__(
+        self, config: pytest.Config, specs: Sequence[Path], options: Mapping[str, Any]
+    ) -> None:
+        """Take the specifications over and make pytest collect them."""
+        self.config = config
+        self.options = options
+        self.specs = list(specs)
+        self.store = Store(Path(os.path.abspath(config.rootpath / str(options["store"]))))
+        self.rows: dict[str, table.Row] = {}
+        self.resident = _Resident()
+        self._walk = _Walk()
+        self._loaded: dict[Path, LoadedSpec] = {}
+        self._live: LiveLine | None = None
+        self._is_worker = hasattr(config, "workerinput")
+        self._planned: list[str] = []
+        for plugin in config.pluginmanager.get_plugins():
+            self._add_conftest(plugin)
+        for spec in self.specs:
+            self._make_collected(spec)
+
+    # --- collecting ---
+
+    def _add_conftest(self, plugin: object) -> None:
+        origin = getattr(plugin, "__file__", None)
+        if callable(getattr(plugin, HOOK, None)) and isinstance(origin, str):
+            path = Path(os.path.abspath(origin))
+            if path.suffix == ".py" and path not in self.specs:
+                self.specs.append(path)
+
+    def _make_collected(self, spec: Path) -> None:
+        """Name a specification as an argument unless an argument covers it already."""
+        base = self.config.invocation_params.dir
+        for argument in self.config.args:
+            if spec.is_relative_to(os.path.abspath(base / str(argument).partition("::")[0])):
+                return
+        self.config.args.append(str(spec))
+
+    def ignores(self, path: Path, *, ignored: bool | None) -> bool | None:
+        """Decide whether a walk leaves a path out, given what pytest decided."""
+        leads_to_spec = any(spec == path or spec.is_relative_to(path) for spec in self.specs)
+        if ignored and leads_to_spec:
+            self._walk.forced.add(path)
+            return False
+        if not ignored and not leads_to_spec and path.parent in self._walk.forced:
+            return True
+        return ignored
+
+    def collector(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+        """Return the collector of a specification, None for any other file."""
+        if path.name == "conftest.py" and path not in self.specs:
+            # A conftest.py below the arguments is loaded only when the walk reaches its folder.
+            for plugin in self.config.pluginmanager.get_plugins():
+                if getattr(plugin, "__file__", None) == str(path):
+                    self._add_conftest(plugin)
+        if path not in self.specs:
+            return None
+        from pytest_quantgate.collect import SpecFile  # noqa: PLC0415 - it imports this module
+
+        return SpecFile.from_parent(parent, path=path, session_state=self)
+
+    def load(self, path: Path) -> LoadedSpec:
+        """Read and plan a specification once.
+
+        Raises:
+            SpecError: it cannot be used; all problems at once.
+        """
+        if path not in self._loaded:
+            root = self.config.rootpath
+            if not path.is_relative_to(root):
+                root = path.parent
+            further = tuple(self._folder(name) for name in self.options["root"])
+            roots = (root, self.store.root, *further)
+            # Names that lead outside are refused here by their letters, except where further
+            # folders are allowed; wherever they lead is checked again when a file is opened.
+            outside = bool(further)
+            if path.suffix == ".py":
+                parsed = spec_from_mapping(
+                    self._from_conftest(path),
+                    origin=path.name,
+                    base=path.parent,
+                    root=root,
+                    allow_outside=outside,
+                )
+            else:
+                parsed = load_spec(path, root=root, allow_outside=outside)
+            cases = plan(parsed)
+            runner = GateRunner(
+                cases,
+                store=self.store,
+                roots=roots,
+                threads=self.options["threads"],
+                timeout=self.options["timeout"],
+                remeasure=self.options["remeasure"],
+                on_progress=self._on_progress,
+            )
+            self._loaded[path] = LoadedSpec(path=path, cases=cases, runner=runner)
+        return self._loaded[path]
+
+    def _folder(self, name: str) -> Path:
+        return Path(os.path.abspath(self.config.rootpath / name))
+
+    def _from_conftest(self, path: Path) -> Mapping[str, object]:
+        for plugin in self.config.pluginmanager.get_plugins():
+            if getattr(plugin, "__file__", None) == str(path) and hasattr(plugin, HOOK):
+                manager = self.config.pluginmanager
+                others = [other for other in manager.get_plugins() if other is not plugin]
+                caller = manager.subset_hook_caller(HOOK, remove_plugins=others)
+                answers = caller(config=self.config)
+                if answers:
+                    mapping: Mapping[str, object] = answers[0]
+                    return mapping
+        message = f"it returns no specification: define {HOOK}(config) that returns a mapping"
+        raise SpecError([Problem(location=Location(path=path.name), message=message)])
+
+    def parametrize(self, metafunc: pytest.Metafunc) -> None:
+        """Run a test of the project's own once for each variant."""
+        subjects: list[Subject] = []
+        for path in self.specs:
+            try:
+                loaded = self.load(path)
+            except SpecError:
+                # The specification's own collector reports it; the run fails either way.
+                continue
+            keys = dict.fromkeys((case.model, case.variant) for case in loaded.cases)
+            subjects.extend(
+                Subject(session=self, loaded=loaded, model=model, variant=variant)
+                for model, variant in keys
+            )
+        if subjects:
+            metafunc.parametrize(
+                "quantgate_variant",
+                subjects,
+                indirect=True,
+                ids=[f"{subject.model}-{subject.variant}" for subject in subjects],
+            )
+
+    def subject(self, request: pytest.FixtureRequest) -> Subject:
+        """Return what the requesting gate or test runs on."""
+        from pytest_quantgate.collect import GateItem  # noqa: PLC0415 - it imports this module
+
+        item = request.node
+        if isinstance(item, GateItem):
+            case = item.case
+            return Subject(
+                session=self,
+                loaded=item.loaded,
+                model=case.model,
+                variant=case.variant,
+                case=case,
+            )
+        subject = getattr(request, "param", None)
+        if not isinstance(subject, Subject):
+            pytest.fail("no specification could be loaded: see its collection error", pytrace=False)
+        return subject
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_collection_modifyitems(
+        self, session: pytest.Session, items: list[pytest.Item]
+    ) -> None:
+        """Refuse a run in which a specification's gates were not collected at all."""
+        from pytest_quantgate.collect import GateItem  # noqa: PLC0415 - it imports this module
+
+        gates = [item for item in items if isinstance(item, GateItem)]
+        self._planned = [item.nodeid for item in gates]
+        found = {item.path for item in gates}
+        narrowed = any("::" in str(argument) for argument in self.config.args)
+        missing = [spec for spec in self.specs if spec not in found]
+        if missing and not narrowed and not session.testsfailed:
+            raise pytest.UsageError(
+                *(f"--quantgate: no gates were collected from {spec}" for spec in missing)
+            )
+
+    # --- running ---
+
+    def _on_progress(self, progress: Progress) -> None:
+        if self._live is not None:
+            self._live.show(progress)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Any:  # noqa: ANN401 - pytest's
+        """Show a live line below the report while something is measured."""
+        terminal = self.config.pluginmanager.get_plugin("terminalreporter")
+        if terminal is None or self._is_worker or self.config.get_verbosity() < 0:
+            return (yield)
+        writer = self.config.get_terminal_writer()
+        self._live = LiveLine(writer, subject=item.nodeid) if writer.hasmarkup else None
+        try:
+            return (yield)
+        finally:
+            self._live = None
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Keep what became of each gate, last attempt first; runs in the controller under xdist."""
+        key = properties.key_of(report.user_properties)
+        if key is None or not (report.when == "call" or report.failed):
+            return
+        before = self.rows.get(report.nodeid)
+        if report.when == "teardown" and before is not None:
+            return
+        self.rows[report.nodeid] = table.Row(
+            key=key,
+            verdict=properties.verdict_of(report.user_properties),
+            reason=report.longreprtext.splitlines()[0] if report.longreprtext else "",
+            attempts=1 if before is None else before.attempts + 1,
+        )
+
+    def end_progress(self) -> None:
+        """Take the live line away: what is measured next, or pytest itself, writes there."""
+        if self._live is not None:
+            self._live.clear()
+
+    def release(self) -> None:
+        """Free the model that is loaded in this process."""
+        if self.resident.model is not None:
+            self.resident.model.close()
+        self.resident.model = None
+        self.resident.path = None
+
+    # --- reporting ---
+
+    def pytest_report_header(self) -> str:
+        """Name specifications, store and engine; no model is touched for it."""
+        names = ", ".join(os.path.relpath(spec, self.config.rootpath) for spec in self.specs)
+        store = os.path.relpath(self.store.root, self.config.rootpath)
+        return f"quantgate: {names}, store {store}, engine {engine_name()}"
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:  # noqa: ANN401 - pytest's
+        """Print the table of verdicts."""
+        if self._is_worker or not self.rows or self.config.get_verbosity() < QUIET:
+            return
+        if self.config.getoption("no_summary", default=False):
+            return
+        writer = self.config.get_terminal_writer()
+        terminalreporter.section("quantgate")
+        terminalreporter.write(
+            table.render(
+                list(self.rows.values()),
+                unjudged=sum(name not in self.rows for name in self._planned),
+                width=writer.fullwidth,
+                color=writer.hasmarkup,
+            )
+        )
+
+    def pytest_unconfigure(self) -> None:
+        """Leave no probe and no model behind."""
+        for loaded in self._loaded.values():
+            loaded.runner.close()
+        self.release()

@@ -1,0 +1,147 @@
+"""Numbers as people read them."""
+
+from __future__ import annotations
+
+import pytest
+from verdict_builder import check
+
+from pytest_quantgate.records import Interval
+from pytest_quantgate.report import figures
+
+
+def interval(low: float, high: float) -> Interval:
+    """Return an interval at the usual confidence."""
+    return Interval(low=low, high=high, confidence=0.95)
+
+
+ACCURACY: dict[str, object] = {
+    "limit_name": "min",
+    "statistic": "accuracy",
+    "value": 0.95,
+    "interval": interval(0.7639, 0.9911),
+    "limit": 0.9,
+    "baseline": 0.975,
+}
+DROP: dict[str, object] = {
+    "limit_name": "max_drop",
+    "statistic": "accuracy drop",
+    "value": 2.5,
+    "interval": None,
+    "unit": "pp",
+    "limit": 2.0,
+    "baseline": 0.975,
+}
+PEAK: dict[str, object] = {
+    "limit_name": "max_mb",
+    "statistic": "peak RSS",
+    "value": 512.25,
+    "interval": None,
+    "unit": "MiB",
+    "limit": 600.0,
+    "baseline": 700.06,
+}
+TIME: dict[str, object] = {
+    "limit_name": "max_p50_ms",
+    "statistic": "request time, median",
+    "value": 1234.56,
+    "interval": interval(1200.0, 1300.04),
+    "unit": "ms",
+    "limit": 1500.0,
+    "baseline": None,
+}
+TIME_RATIO: dict[str, object] = {
+    "statistic": "request time ratio",
+    "value": 0.98765,
+    "interval": interval(0.9, 1.05),
+    "limit": 1.5,
+    "baseline": 1234.5,
+}
+SPEED: dict[str, object] = {
+    "limit_name": "min_tokens_per_s",
+    "statistic": "generation speed, median",
+    "value": 48.77,
+    "interval": None,
+    "unit": "tokens/s",
+    "limit": 40.0,
+    "baseline": None,
+}
+DIGEST: dict[str, object] = {
+    "limit_name": "sha256",
+    "statistic": "sha256",
+    "value": None,
+    "interval": None,
+    "limit": None,
+    "text": "0123456789ab",
+    "limit_text": "sidecar model.gguf.sha256",
+    "baseline": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "value", "limit", "baseline"),
+    [
+        ({}, "1.075 (1.061-1.090)", "max_ratio 1.1", "10.93"),
+        (ACCURACY, "95.0% (76.4-99.1)", "min 0.9", "97.5%"),
+        (DROP, "2.5 pp", "max_drop 2pp", "97.5%"),
+        (PEAK, "512.2 MiB", "max_mb 600", "700.1 MiB"),
+        (
+            PEAK | {"statistic": "peak RSS ratio", "unit": "", "value": 0.5, "limit": 0.6},
+            "0.500",
+            "max_mb 0.6",
+            "700.1 MiB",
+        ),
+        (TIME, "1234.6 ms (1200.0-1300.0)", "max_p50_ms 1500", ""),
+        (TIME_RATIO, "0.988 (0.900-1.050)", "max_ratio 1.5", "1234 ms"),
+        (SPEED, "48.8 tokens/s", "min_tokens_per_s 40", ""),
+        (DIGEST, "0123456789ab", "sidecar model.gguf.sha256", ""),
+    ],
+    ids=[
+        "ratio",
+        "accuracy",
+        "drop",
+        "peak",
+        "peak ratio",
+        "time",
+        "time ratio",
+        "speed",
+        "digest",
+    ],
+)
+def test_each_figure_in_its_unit(
+    changes: dict[str, object], value: str, limit: str, baseline: str
+) -> None:
+    """Value, limit and baseline of each kind of check, with the precision that they carry."""
+    found = check(**changes)
+
+    assert (figures.value(found), figures.limit(found), figures.baseline(found)) == (
+        value,
+        limit,
+        baseline,
+    )
+
+
+def test_a_limit_in_points_has_no_digits_of_a_float() -> None:
+    """0.07 * 100 is more than 7 in floats and still shown as 7."""
+    assert figures.limit(check(**DROP | {"limit": 0.07 * 100})) == "max_drop 7pp"
+
+
+def test_an_exact_value_has_no_interval() -> None:
+    """Where everything was measured there is nothing to put in parentheses."""
+    assert figures.value(check(interval=interval(1.0755, 1.0755))) == "1.075"
+    assert figures.value(check(interval=None)) == "1.075"
+
+
+def test_no_value_is_no_text() -> None:
+    """A check without number and text shows nothing rather than a zero."""
+    assert figures.value(check(value=None)) == ""
+    assert figures.limit(check(limit=None)) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"), [(0.9996, "1.000"), (1.0, "1.000"), (999.96, "1000"), (1234.4, "1234")]
+)
+def test_ratios_and_perplexities_have_four_digits(number: float, shown: str) -> None:
+    """Zeros at the end stay, for they were measured; no number ends in a point."""
+    assert figures.value(check(value=number, interval=None)) == shown
+    if number >= 1:
+        assert figures.baseline(check(baseline=number)) == shown

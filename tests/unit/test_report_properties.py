@@ -1,0 +1,107 @@
+"""Verdicts as user properties: flat for people, whole for the report, plain for every transport."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from verdict_builder import KEY, LOCATION, check, verdict
+
+from pytest_quantgate.records import Check, Interval, Location, Outcome, Verdict
+from pytest_quantgate.report import properties
+
+finite = st.floats(allow_nan=False, allow_infinity=False)
+checks = st.builds(
+    Check,
+    limit_name=st.text(min_size=1),
+    statistic=st.text(),
+    outcome=st.sampled_from(Outcome),
+    value=st.none() | finite,
+    interval=st.none() | st.builds(Interval, low=finite, high=finite, confidence=finite),
+    limit=st.none() | finite,
+    baseline=st.none() | finite,
+)
+verdicts = st.builds(
+    Verdict,
+    spec=st.text(),
+    key=st.tuples(st.text(), st.text(), st.text()),
+    location=st.builds(
+        Location, path=st.text(), line=st.none() | st.integers(1, 10**6), column=st.none()
+    ),
+    outcome=st.sampled_from(Outcome),
+    headline=st.text(),
+    checks=st.lists(checks, max_size=3).map(tuple),
+    findings=st.lists(st.text(), max_size=2).map(tuple),
+    stored=st.booleans(),
+    seconds=finite,
+    record=st.dictionaries(
+        st.text(), st.none() | st.booleans() | st.integers(-(2**53), 2**53) | finite | st.text()
+    ),
+)
+
+
+@given(verdicts)
+def test_a_verdict_survives_its_properties(found: Verdict) -> None:
+    """Through JSON, as xdist and report files carry it, a verdict comes back equal, types too."""
+    carried = json.loads(json.dumps(properties.of_verdict(found)))
+
+    back = properties.verdict_of([(name, value) for name, value in carried])
+
+    assert back == found
+    assert back is not None
+    assert {name: type(value) for name, value in back.record.items()} == {
+        name: type(value) for name, value in found.record.items()
+    }
+
+
+def test_flat_figures_for_tools() -> None:
+    """JUnit readers find model, variant, gate, verdict and each limit without parsing JSON."""
+    found = verdict(
+        check(),
+        check(limit_name="sha256", value=None, text="0123", limit_text="sidecar", baseline=None),
+        stored=True,
+    )
+
+    *flat, (name, whole) = properties.of_verdict(found)
+
+    assert flat == [
+        ("quantgate.model", "smollm2-135m"),
+        ("quantgate.variant", "Q4_K_M"),
+        ("quantgate.gate", "perplexity"),
+        ("quantgate.spec", "gates.yaml:12:7"),
+        ("quantgate.verdict", "pass"),
+        ("quantgate.max_ratio.value", 1.0755),
+        ("quantgate.max_ratio.limit", 1.1),
+        ("quantgate.max_ratio.baseline", 10.9285),
+        ("quantgate.sha256.value", "0123"),
+        ("quantgate.sha256.limit", "sidecar"),
+    ]
+    assert name == "quantgate.record"
+    assert isinstance(whole, str)
+    assert json.loads(whole)["stored"] is True
+
+
+def test_a_gate_is_named_before_it_is_measured() -> None:
+    """A gate that ends in an error is still known by model, variant and gate, without a verdict."""
+    found = properties.of_case(KEY, LOCATION)
+
+    assert properties.key_of(found) == KEY
+    assert properties.verdict_of(found) is None
+
+
+@pytest.mark.parametrize(
+    "others", [[], [("quantgate.model", "m")], [("example", 1), ("quantgate.record", 5)]]
+)
+def test_other_tests_have_neither(others: list[tuple[str, object]]) -> None:
+    """Reports of tests that are no gates have no key and no verdict."""
+    assert properties.key_of(others) is None
+    assert properties.verdict_of(others) is None
+
+
+def test_no_verdict_carries_a_number_that_is_none() -> None:
+    """NaN is no JSON and no verdict: it is refused where it would be written."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        properties.of_verdict(verdict(check(value=math.nan)))
