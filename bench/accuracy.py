@@ -20,6 +20,7 @@ import tempfile
 from pathlib import Path
 
 from perplexity import DEMO, quantized
+
 from pytest_quantgate.artifact import hardware, source
 from pytest_quantgate.benchmark import DEFAULT_PROMPTS
 from pytest_quantgate.measure import Probe

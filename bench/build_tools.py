@@ -34,7 +34,8 @@ def tool(name: str) -> Path:
     """
     path = tools_folder() / name
     if not path.exists():
-        raise SystemExit(f"{name} is not built; run: python bench/build_tools.py")
+        message = f"{name} is not built; run: python bench/build_tools.py"
+        raise SystemExit(message)
     return path
 
 

@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from build_tools import tool
+
 from pytest_quantgate.artifact import corpus, hardware, source
 from pytest_quantgate.gates.perplexity import perplexity
 from pytest_quantgate.measure import Probe
@@ -59,7 +60,8 @@ def run_tool(
     seconds = time.perf_counter() - started
     match = FINAL.search(done.stdout + done.stderr)
     if match is None:
-        raise SystemExit(f"the tool printed no final estimate:\n{done.stderr[-2000:]}")
+        message = f"the tool printed no final estimate:\n{done.stderr[-2000:]}"
+        raise SystemExit(message)
     return f"{match[1]} +/- {match[2]}", seconds
 
 

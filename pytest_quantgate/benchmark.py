@@ -13,7 +13,7 @@ import psutil
 
 from pytest_quantgate.errors import MeasurementError
 from pytest_quantgate.model import QuantizedModel
-from pytest_quantgate.records import MEBIBYTE, Progress
+from pytest_quantgate.records import MEBIBYTE, EngineSettings, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -97,9 +97,13 @@ class QuantizationBenchmark:
         }
 
     def _perplexity(self, model: QuantizedModel) -> float:
-        from pytest_quantgate.probe.prompts import token_likelihoods  # noqa: PLC0415 - loads numpy
+        # The engine is loaded by now; these modules would load it.
+        from pytest_quantgate.probe.likelihood import text_nll  # noqa: PLC0415 - see above
+        from pytest_quantgate.probe.llama import LlamaBackend  # noqa: PLC0415 - see above
 
-        likelihoods = token_likelihoods(model.llama.model, self.prompts, threads=model.threads)
+        backend = LlamaBackend()
+        backend.adopt(model.llama.model, model.path, EngineSettings(threads=model.threads))
+        likelihoods = text_nll(backend, self.prompts)
         if not likelihoods:
             message = "the prompts have no token to score: each needs at least two tokens"
             raise MeasurementError(message)

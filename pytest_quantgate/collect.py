@@ -10,6 +10,7 @@ import pytest
 from pytest_quantgate.errors import QuantgateError
 from pytest_quantgate.records import Outcome
 from pytest_quantgate.report import message, properties
+from pytest_quantgate.session import Subject
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +93,24 @@ class GateItem(pytest.Function):
         """Point at the gate's line in the specification."""
         line = self.case.location.line
         return self.path, None if line is None else line - 1, self.case.id
+
+
+def subject(session: QuantgateSession, request: pytest.FixtureRequest) -> Subject:
+    """Return what the gate or test that requests a fixture runs on."""
+    item = request.node
+    if isinstance(item, GateItem):
+        case = item.case
+        return Subject(
+            session=session,
+            loaded=item.loaded,
+            model=case.model,
+            variant=case.variant,
+            case=case,
+        )
+    parameter = getattr(request, "param", None)
+    if not isinstance(parameter, Subject):
+        pytest.fail("no specification could be loaded: see its collection error", pytrace=False)
+    return parameter
 
 
 def judge(quantgate_verdict: Verdict, request: pytest.FixtureRequest) -> None:

@@ -15,7 +15,6 @@ from pytest_quantgate.model import QuantizedModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import NoReturn
 
     from pytest_quantgate.plan import GateCase, ModelSource
     from pytest_quantgate.records import BenchmarkFigures, Verdict
@@ -46,14 +45,14 @@ class MeasuredMetrics(Mapping[str, float]):
         return len(self._figures)
 
 
-def quantized_model(subject: Subject) -> QuantizedModel:
-    """Return the variant, verified and loaded; kept until another model is asked for."""
-    return _resident(subject, _case(subject).candidate)
+def quantized_model(subject: Subject, request: pytest.FixtureRequest) -> QuantizedModel:
+    """Return the variant, verified and loaded; kept until a test needs another."""
+    return _resident(subject, _case(subject).candidate, request)
 
 
-def baseline_model(subject: Subject) -> QuantizedModel:
-    """Return the baseline, verified and loaded; kept until another model is asked for."""
-    return _resident(subject, _baseline(subject))
+def baseline_model(subject: Subject, request: pytest.FixtureRequest) -> QuantizedModel:
+    """Return the baseline, verified and loaded; kept until a test does without it."""
+    return _resident(subject, _baseline(subject), request)
 
 
 def test_cases(subject: Subject) -> Sequence[tuple[str, str]]:
@@ -67,12 +66,12 @@ def test_cases(subject: Subject) -> Sequence[tuple[str, str]]:
             f"{subject.model} has no accuracy gate to take test_cases from; add one to"
             f" {subject.loaded.path.name} or override the fixture test_cases"
         )
-        _error(MeasurementError(message))
+        raise _error(MeasurementError(message))
     try:
         path = subject.loaded.runner.file(settings.cases)
         cases = load_cases(path, shown=settings.cases)
     except QuantgateError as error:
-        _error(error)
+        raise _error(error) from None
     return [(case.prompt, case.expected) for case in cases if case.prompt is not None]
 
 
@@ -86,7 +85,7 @@ def max_memory_mb(subject: Subject) -> float | None:
             f"{subject.model} has no memory gate with max_mb to take max_memory_mb from; add one to"
             f" {subject.loaded.path.name} or override the fixture max_memory_mb"
         )
-        _error(MeasurementError(message))
+        raise _error(MeasurementError(message))
     return None
 
 
@@ -98,14 +97,14 @@ def baseline_metrics(subject: Subject, request: pytest.FixtureRequest) -> Mappin
         try:
             return subject.loaded.runner.benchmark(_baseline(subject), prompts)
         except QuantgateError as error:
-            _error(error)
+            raise _error(error) from None
 
     def accuracy() -> float:
         cases = request.getfixturevalue("test_cases")
         try:
             return subject.loaded.runner.share_right(_baseline(subject), cases)
         except QuantgateError as error:
-            _error(error)
+            raise _error(error) from None
 
     literals = _case(subject).literals
     measured: dict[str, Callable[[], float]] = {
@@ -135,7 +134,7 @@ def verdict(
     try:
         return runner.judge(runner.measure(case, overrides=overrides))
     except QuantgateError as error:
-        _error(error, case=case)
+        raise _error(error, case=case) from None
     finally:
         subject.session.end_progress()
 
@@ -150,26 +149,38 @@ def _baseline(subject: Subject) -> ModelSource:
         message = (
             f"{subject.model} has no baseline to measure; give it one in {subject.loaded.path.name}"
         )
-        _error(MeasurementError(message))
+        raise _error(MeasurementError(message))
     return baseline
 
 
-def _resident(subject: Subject, source: ModelSource) -> QuantizedModel:
+def _resident(
+    subject: Subject, source: ModelSource, request: pytest.FixtureRequest
+) -> QuantizedModel:
     session = subject.session
     try:
-        path = subject.loaded.runner.prepare(source).path
-        if session.resident.model is None or session.resident.path != path:
-            session.release()
-            session.resident.model = QuantizedModel(path, context=_case(subject).defaults.context)
-            session.resident.path = path
+        runner = subject.loaded.runner
+        path = runner.prepare(source).path
+        wanted = {path}
+        if {"quantized_model", "baseline_model"} <= set(request.fixturenames):
+            wanted |= {
+                runner.prepare(each).path for each in (_case(subject).candidate, _baseline(subject))
+            }
+        # Memory that a test reads off this process must be its own models' and nobody else's.
+        session.release(keep=wanted)
+        if path not in session.resident:
+            session.resident[path] = QuantizedModel(
+                path,
+                context=_case(subject).defaults.context,
+                threads=session.options["threads"],
+            )
     except QuantgateError as error:
-        _error(error)
+        raise _error(error) from None
     finally:
         session.end_progress()
-    return session.resident.model
+    return session.resident[path]
 
 
-def _error(error: QuantgateError, *, case: GateCase | None = None) -> NoReturn:
-    """End with a message instead of a traceback: in a fixture that is an error, not a failure."""
+def _error(error: QuantgateError, *, case: GateCase | None = None) -> BaseException:
+    """Return what ends a fixture with a message instead of a traceback, as an error of its test."""
     place = "" if case is None else f"\n{case.location}: {case.id}"
-    pytest.fail(f"{type(error).__name__}: {error}{place}", pytrace=False)
+    return pytest.fail.Exception(f"{type(error).__name__}: {error}{place}", pytrace=False)

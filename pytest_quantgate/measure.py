@@ -205,7 +205,12 @@ class Probe:
         deadline = Deadline(timeout)
         request = {"id": self._number, "operation": operation, "arguments": arguments}
         try:
-            self._child.send(request, deadline)
+            frame = protocol.encode(request)
+        except protocol.ProtocolError as error:
+            message = f"{operation!r} cannot be asked of a probe: {error}"
+            raise ProbeRefused(message, phase=operation) from error
+        try:
+            self._child.send(frame, deadline)
             answer = self._answer(deadline, on_progress)
         except BaseException:
             # After Ctrl-C, or an error in `on_progress`, the answer to this call would be taken for
@@ -226,8 +231,9 @@ class Probe:
         """Ask the probe to leave, and see that it does."""
         if self.alive:
             deadline = Deadline(CLOSE_SECONDS)
+            frame = protocol.encode({"id": 0, "operation": "close", "arguments": {}})
             try:
-                self._child.send({"id": 0, "operation": "close", "arguments": {}}, deadline)
+                self._child.send(frame, deadline)
             except ProbeError:
                 # It is gone, which is what was wanted.
                 pass

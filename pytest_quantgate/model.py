@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
-import ctypes
 import io
 import os
 from typing import TYPE_CHECKING, Any
@@ -14,11 +12,6 @@ from pytest_quantgate.errors import ArtifactError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-LOG_LINES = 20
-
-_log: collections.deque[str] = collections.deque(maxlen=LOG_LINES)
-_callbacks: list[object] = []
 
 
 class QuantizedModel(os.PathLike[str]):
@@ -77,12 +70,17 @@ class QuantizedModel(os.PathLike[str]):
 
 
 def _load(path: Path, *, context: int, threads: int) -> Any:  # noqa: ANN401 - llama_cpp.Llama
-    import llama_cpp  # noqa: PLC0415 - takes a second, and loads native code
+    # Takes a second, and loads native code.
+    import llama_cpp  # noqa: PLC0415 - see above
 
-    _capture_log(llama_cpp)
-    _log.clear()
+    from pytest_quantgate.probe.llama import native_log  # noqa: PLC0415 - see above
+
+    log = native_log()
+    # This process is not a probe: its standard error belongs to others.
+    log.echo = False
+    log.forget()
     # verbose=False would redirect the file descriptors of the whole process while it works, which
-    # fights pytest's capture; the callback above keeps the native log out of the way instead.
+    # fights pytest's capture; the log above keeps the engine's talk out of the way instead.
     with contextlib.redirect_stderr(io.StringIO()):
         try:
             return llama_cpp.Llama(
@@ -93,20 +91,5 @@ def _load(path: Path, *, context: int, threads: int) -> Any:  # noqa: ANN401 - l
                 verbose=True,
             )
         except (ValueError, RuntimeError, AssertionError) as error:
-            lines = "\n".join(f"  {line}" for line in _log)
-            message = f"the engine cannot load {path}: {error}\nlast lines of its log:\n{lines}"
+            message = f"the engine cannot load {path}: {log.reason()}"
             raise ArtifactError(message) from error
-
-
-def _capture_log(llama_cpp: Any) -> None:  # noqa: ANN401 - the module
-    """Keep the last lines of the native log instead of printing them."""
-    if _callbacks:
-        return
-
-    @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
-    def keep(_level: int, text: bytes, _data: ctypes.c_void_p) -> None:
-        _log.extend(text.decode("utf-8", errors="replace").splitlines())
-
-    llama_cpp.llama_log_set(keep, ctypes.c_void_p(0))
-    # The engine calls it as long as the process lives.
-    _callbacks.append(keep)

@@ -225,7 +225,11 @@ def pytest_ignore_collect(
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
     """Collect a specification's gates."""
     session = parent.config.stash.get(SESSION, None)
-    return None if session is None else session.collector(file_path, parent)
+    if session is None or not session.is_spec(file_path):
+        return None
+    from pytest_quantgate.collect import SpecFile  # noqa: PLC0415 - active runs only
+
+    return SpecFile.from_parent(parent, path=file_path, session_state=session)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -242,7 +246,9 @@ def quantgate_variant(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - 
     """The variant a test runs on; tests that use it, or a fixture below, run once for each."""
     session = request.config.stash.get(SESSION, None)
     if session is not None:
-        return session.subject(request)
+        from pytest_quantgate.collect import subject  # noqa: PLC0415 - active runs only
+
+        return subject(session, request)
     reason = "needs a specification: run pytest with --quantgate SPEC"
     required = next(option for option in OPTIONS if option.name == "required")
     if option_value(request.config, required):
@@ -251,22 +257,28 @@ def quantgate_variant(request: pytest.FixtureRequest) -> Any:  # noqa: ANN401 - 
 
 
 @pytest.fixture
-def quantized_model(quantgate_variant: Any) -> QuantizedModel:  # noqa: ANN401 - see above
+def quantized_model(
+    quantgate_variant: Any,  # noqa: ANN401 - see above
+    request: pytest.FixtureRequest,
+) -> QuantizedModel:
     """The variant, verified and loaded in this process.
 
     Callable like `llama_cpp.Llama`, and an `os.PathLike` of its file.
     """
     from pytest_quantgate import fixtures  # noqa: PLC0415 - active runs only
 
-    return fixtures.quantized_model(quantgate_variant)
+    return fixtures.quantized_model(quantgate_variant, request)
 
 
 @pytest.fixture
-def baseline_model(quantgate_variant: Any) -> QuantizedModel:  # noqa: ANN401 - see above
+def baseline_model(
+    quantgate_variant: Any,  # noqa: ANN401 - see above
+    request: pytest.FixtureRequest,
+) -> QuantizedModel:
     """The baseline of the variant, verified and loaded in this process like `quantized_model`."""
     from pytest_quantgate import fixtures  # noqa: PLC0415 - active runs only
 
-    return fixtures.baseline_model(quantgate_variant)
+    return fixtures.baseline_model(quantgate_variant, request)
 
 
 @pytest.fixture

@@ -16,11 +16,11 @@ from pytest_quantgate.plan import plan
 from pytest_quantgate.prepare import engine_name
 from pytest_quantgate.records import Location
 from pytest_quantgate.report import properties, table
-from pytest_quantgate.report.live import LiveLine
+from pytest_quantgate.report.live import LiveLine, Screen
 from pytest_quantgate.spec import load_spec, spec_from_mapping
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from pytest_quantgate.model import QuantizedModel
     from pytest_quantgate.plan import GateCase
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 HOOK = "pytest_quantgate_spec"
 QUIET = -1
+STDOUT = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +64,6 @@ class Subject:
 
 
 @dataclass(slots=True)
-class _Resident:
-    """The model that is loaded in this process for the project's own tests."""
-
-    path: Path | None = None
-    model: QuantizedModel | None = None
-
-
-@dataclass(slots=True)
 class _Walk:
     """Folders that are walked only because a specification lies below them."""
 
@@ -89,7 +82,7 @@ class QuantgateSession:
         self.specs = list(specs)
         self.store = Store(Path(os.path.abspath(config.rootpath / str(options["store"]))))
         self.rows: dict[str, table.Row] = {}
-        self.resident = _Resident()
+        self.resident: dict[Path, QuantizedModel] = {}
         self._walk = _Walk()
         self._loaded: dict[Path, LoadedSpec] = {}
         self._live: LiveLine | None = None
@@ -127,18 +120,14 @@ class QuantgateSession:
             return True
         return ignored
 
-    def collector(self, path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-        """Return the collector of a specification, None for any other file."""
+    def is_spec(self, path: Path) -> bool:
+        """Tell whether a file is a specification, be it a conftest.py that implements the hook."""
         if path.name == "conftest.py" and path not in self.specs:
             # A conftest.py below the arguments is loaded only when the walk reaches its folder.
             for plugin in self.config.pluginmanager.get_plugins():
                 if getattr(plugin, "__file__", None) == str(path):
                     self._add_conftest(plugin)
-        if path not in self.specs:
-            return None
-        from pytest_quantgate.collect import SpecFile  # noqa: PLC0415 - it imports this module
-
-        return SpecFile.from_parent(parent, path=path, session_state=self)
+        return path in self.specs
 
     def load(self, path: Path) -> LoadedSpec:
         """Read and plan a specification once.
@@ -216,33 +205,12 @@ class QuantgateSession:
                 ids=[f"{subject.model}-{subject.variant}" for subject in subjects],
             )
 
-    def subject(self, request: pytest.FixtureRequest) -> Subject:
-        """Return what the requesting gate or test runs on."""
-        from pytest_quantgate.collect import GateItem  # noqa: PLC0415 - it imports this module
-
-        item = request.node
-        if isinstance(item, GateItem):
-            case = item.case
-            return Subject(
-                session=self,
-                loaded=item.loaded,
-                model=case.model,
-                variant=case.variant,
-                case=case,
-            )
-        subject = getattr(request, "param", None)
-        if not isinstance(subject, Subject):
-            pytest.fail("no specification could be loaded: see its collection error", pytrace=False)
-        return subject
-
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection_modifyitems(
         self, session: pytest.Session, items: list[pytest.Item]
     ) -> None:
         """Refuse a run in which a specification's gates were not collected at all."""
-        from pytest_quantgate.collect import GateItem  # noqa: PLC0415 - it imports this module
-
-        gates = [item for item in items if isinstance(item, GateItem)]
+        gates = [item for item in items if properties.key_of(item.user_properties) is not None]
         self._planned = [item.nodeid for item in gates]
         found = {item.path for item in gates}
         narrowed = any("::" in str(argument) for argument in self.config.args)
@@ -256,6 +224,8 @@ class QuantgateSession:
 
     def _on_progress(self, progress: Progress) -> None:
         if self._live is not None:
+            # What pytest wrote of this test's line must be on the screen before a line below it.
+            self.config.get_terminal_writer().flush()
             self._live.show(progress)
 
     @pytest.hookimpl(wrapper=True)
@@ -265,11 +235,16 @@ class QuantgateSession:
         if terminal is None or self._is_worker or self.config.get_verbosity() < 0:
             return (yield)
         writer = self.config.get_terminal_writer()
-        self._live = LiveLine(writer, subject=item.nodeid) if writer.hasmarkup else None
+        if not writer.hasmarkup or not os.isatty(STDOUT):
+            return (yield)
+        # Nothing is captured here yet, so descriptor 1 is the terminal.
+        screen = Screen(writer, descriptor=STDOUT)
+        self._live = LiveLine(screen, subject=item.nodeid)
         try:
             return (yield)
         finally:
             self._live = None
+            screen.close()
 
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -283,7 +258,7 @@ class QuantgateSession:
         self.rows[report.nodeid] = table.Row(
             key=key,
             verdict=properties.verdict_of(report.user_properties),
-            reason=report.longreprtext.splitlines()[0] if report.longreprtext else "",
+            reason=_reason(report),
             attempts=1 if before is None else before.attempts + 1,
         )
 
@@ -292,12 +267,10 @@ class QuantgateSession:
         if self._live is not None:
             self._live.clear()
 
-    def release(self) -> None:
-        """Free the model that is loaded in this process."""
-        if self.resident.model is not None:
-            self.resident.model.close()
-        self.resident.model = None
-        self.resident.path = None
+    def release(self, *, keep: Collection[Path] = ()) -> None:
+        """Free the models that are loaded in this process, but for the ones to keep."""
+        for path in [path for path in self.resident if path not in keep]:
+            self.resident.pop(path).close()
 
     # --- reporting ---
 
@@ -329,3 +302,10 @@ class QuantgateSession:
         for loaded in self._loaded.values():
             loaded.runner.close()
         self.release()
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Return one line that says why a gate has no verdict."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    text = str(crash.message) if crash is not None else report.longreprtext
+    return text.strip().partition("\n")[0]

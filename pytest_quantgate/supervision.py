@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import selectors
@@ -62,8 +63,11 @@ class Log:
     """The child's standard error, in a file without a name that the parent owns."""
 
     def __init__(self) -> None:
-        """Create the file. Appending lets both sides write after it was cut."""
-        self._file = tempfile.TemporaryFile("a+b", buffering=0)  # noqa: SIM115 - lives as the child
+        """Create the file."""
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - lives as the child
+        # Both sides write at the end, wherever that is after `trim`. tempfile leaves the flag out.
+        flags = fcntl.fcntl(self._file, fcntl.F_GETFL)
+        fcntl.fcntl(self._file, fcntl.F_SETFL, flags | os.O_APPEND)
 
     def fileno(self) -> int:
         """Return the descriptor to start the child with."""
@@ -157,13 +161,13 @@ class Child:
         """Whether the process runs."""
         return self._process.poll() is None
 
-    def send(self, message: Mapping[str, object], deadline: Deadline) -> None:
-        """Write one frame.
+    def send(self, frame: bytes, deadline: Deadline) -> None:
+        """Write one frame of the protocol.
 
         Raises:
             ProbeError: the child died or did not read in time.
         """
-        data = memoryview(protocol.encode(message))
+        data = memoryview(frame)
         with selectors.DefaultSelector() as selector:
             selector.register(self._stdin, selectors.EVENT_WRITE)
             while data:

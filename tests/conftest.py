@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from pytest_quantgate import measure
+
 pytest_plugins = ["pytester"]
 
 MODELS = Path(__file__).parent / "models"
@@ -112,6 +114,16 @@ def three_ways(request: pytest.FixtureRequest) -> list[str]:
     """Arguments that run a test without xdist's options, with -n0 and with -n2."""
     arguments: list[str] = request.param
     return arguments
+
+
+@pytest.fixture
+def counting_backends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let probes find the counting model of tests/probe, and its misbehaving kin, by name."""
+    parts = [os.environ.get("PYTHONPATH", ""), str(Path(__file__).parent / "probe")]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(part for part in parts if part))
+    for name in ("CountingBackend", "SlowHello", "OtherProtocol", "DiesAtStart", "Unstartable"):
+        monkeypatch.setitem(measure.BACKENDS, name, f"counting:{name}")
+    monkeypatch.setitem(measure.BACKENDS, "nowhere", "no_such_module:Backend")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

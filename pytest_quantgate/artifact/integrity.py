@@ -223,9 +223,7 @@ def require(verification: Verification, *, required: bool) -> None:
         )
         raise IntegrityError(message)
     if verification.outcome == "missing" and required:
-        message = (
-            f"{name} is not loaded: it has no checksum; make one with: {verification.command}"
-        )
+        message = f"{name} is not loaded: it has no checksum; make one with: {verification.command}"
         raise IntegrityError(message)
 
 

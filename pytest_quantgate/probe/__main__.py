@@ -170,17 +170,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="pytest_quantgate.probe")
     parser.add_argument("--backend", required=True, metavar="MODULE:ATTRIBUTE")
     target = parser.parse_args(arguments).backend
-    hello = {"event": "hello", "protocol": protocol.PROTOCOL, "pid": os.getpid()}
     try:
         backend: Backend = _resolve(target)()
     except Exception as error:  # noqa: BLE001 - the parent is told, whatever it was
         traceback.print_exc()
         reason = f"the backend {target} cannot start: {type(error).__name__}: {error}"
-        channel.send({**hello, "error": reason})
+        channel.send({**_hello(), "error": reason})
         return 1
     channel.send(
         {
-            **hello,
+            **_hello(),
             "python": sys.version.split()[0],
             "backend": target,
             "engine": backend.engine,
@@ -191,6 +190,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     while (request := requests.get())["operation"] != "close":
         _answer(request, model, channel)
     return 0
+
+
+def _hello() -> dict[str, Any]:
+    return {"event": "hello", "protocol": protocol.PROTOCOL, "pid": os.getpid()}
 
 
 def _listen() -> queue.SimpleQueue[dict[str, Any]]:

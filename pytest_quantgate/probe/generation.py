@@ -58,8 +58,10 @@ def measure_generation(
     ]
     longest = max(text.need for text in texts)
     slots = max(1, min(request.parallel, len(texts), MOST_SLOTS, MOST_CELLS // longest))
-    # Those with the most to say go first, so that the end is not one slot working alone.
-    waiting = deque(sorted(texts, key=lambda text: -text.prompt.max_tokens))
+    # Those with the most to say go first, so that the end is not one slot working alone. Among
+    # equals, prompts of like length lie side by side: llama.cpp processes several sequences at once
+    # as far as they are equally long, and unsorted prompts cost twice the time.
+    waiting = deque(sorted(texts, key=lambda text: (-text.prompt.max_tokens, -len(text.tokens))))
     outputs: dict[int, Output] = {}
     total = len(texts)
     report(Progress(step="generation", done=0, total=total, unit="case"))
@@ -68,6 +70,7 @@ def measure_generation(
         active: dict[int, _Text] = {}
         free = list(range(slots))
         while waiting or active:
+            free.sort(reverse=True)
             while free and waiting:
                 active[free.pop()] = waiting.popleft()
             for slot, chosen in _advance(session, active):
@@ -201,7 +204,7 @@ def _advance(session: Session, active: dict[int, _Text]) -> list[tuple[int, int]
     sequences: list[int] = []
     chosen_by: list[tuple[int, int]] = []
     # Texts that generate come first: they need one place each and must not wait for long prompts.
-    order = sorted(active, key=lambda slot: active[slot].fed < len(active[slot].tokens))
+    order = sorted(active, key=lambda slot: (active[slot].fed < len(active[slot].tokens), slot))
     for slot in order:
         text = active[slot]
         room = session.batch_limit - len(tokens)

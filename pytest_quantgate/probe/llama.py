@@ -6,10 +6,7 @@ flash attention off and runs the model's chat template on loading.
 
 from __future__ import annotations
 
-import collections
-import contextlib
 import ctypes
-import faulthandler
 import functools
 import os
 import re
@@ -21,6 +18,7 @@ import numpy as np
 from llama_cpp import llama_cpp as native
 
 from pytest_quantgate.errors import ProbeOutOfMemory, ProbeRefused
+from pytest_quantgate.probe.native_log import NativeLog
 from pytest_quantgate.records import ModelFacts
 
 if TYPE_CHECKING:
@@ -32,11 +30,6 @@ if TYPE_CHECKING:
     from pytest_quantgate.probe.backend import Batch, ContextShape
     from pytest_quantgate.records import EngineSettings, Message
 
-STDERR = 2
-
-# Levels as ggml.h numbers them; llama-cpp-python's own logger still has an older order.
-_LEVEL_DEBUG, _LEVEL_WARNING, _LEVEL_ERROR, _LEVEL_CONTINUED = 1, 3, 4, 5
-
 _NO_MEMORY = re.compile(
     r"failed to allocate|unable to allocate|cannot allocate|out of memory|bad_alloc", re.IGNORECASE
 )
@@ -46,67 +39,11 @@ _FLASH_ATTENTION = {
     "off": native.LLAMA_FLASH_ATTN_TYPE_DISABLED,
 }
 
-# ggml_backend_* and ggml_set_* live in a library that libllama depends on. A wheel holds that library
-# three times, and opening it by path maps a second copy with globals of its own; asking libllama's
-# handle finds the copy in use.
-_lib: Any = native._lib  # noqa: SLF001 - the only handle to the copy in use
-
-
-class NativeLog:
-    """Receives the engine's log: writes it to standard error and remembers why things failed."""
-
-    def __init__(self) -> None:
-        """Take the engine's log over for this process; the object must outlive every native call."""
-        self._kept: collections.deque[tuple[int, str]] = collections.deque(maxlen=200)
-        self._level = _LEVEL_DEBUG
-        self._line = ""
-        # The engine keeps bare pointers to both callbacks.
-        self._on_log = native.llama_log_callback(self._receive)
-        self._on_abort = ctypes.CFUNCTYPE(None, ctypes.c_char_p)(self._last_words)
-        native.llama_log_set(self._on_log, ctypes.c_void_p(0))
-        _lib.ggml_set_abort_callback.argtypes = [type(self._on_abort)]
-        _lib.ggml_set_abort_callback.restype = ctypes.c_void_p
-        _lib.ggml_set_abort_callback(self._on_abort)
-
-    def forget(self) -> None:
-        """Start a new chapter: `reason` and `lines` look no further back than this."""
-        self._kept.clear()
-
-    def lines(self) -> tuple[str, ...]:
-        """Return the remembered lines, oldest first, without debug output."""
-        return tuple(line for _, line in self._kept)
-
-    def reason(self) -> str:
-        """Return the engine's own explanation: its errors, or its warnings where it logged none."""
-        for level in (_LEVEL_ERROR, _LEVEL_WARNING):
-            found = [line for own, line in self._kept if own == level]
-            if found:
-                return "; ".join(dict.fromkeys(found))
-        return "the engine gave no reason"
-
-    def _receive(self, level: int, text: bytes | None, _user_data: object) -> None:
-        if level != _LEVEL_CONTINUED:
-            self._level = level
-        if self._level == _LEVEL_DEBUG or not text:
-            return
-        with contextlib.suppress(OSError):
-            os.write(STDERR, text)
-        self._line += text.decode("utf-8", errors="replace")
-        *whole, self._line = self._line.split("\n")
-        self._kept.extend((self._level, line.strip()) for line in whole if line.strip())
-
-    def _last_words(self, text: bytes | None) -> None:
-        # The engine aborts when this returns; a Python traceback would push the message out of the
-        # last lines of the log, and says nothing that the message does not.
-        faulthandler.disable()
-        with contextlib.suppress(OSError):
-            os.write(STDERR, b"engine assertion: " + (text or b"?").rstrip() + b"\n")
-
 
 @functools.cache
 def native_log() -> NativeLog:
     """Return the log of this process, taking it over on the first call."""
-    return NativeLog()
+    return NativeLog(native)
 
 
 def _set(parameters: ctypes.Structure, values: Mapping[str, object]) -> None:
@@ -181,6 +118,20 @@ class LlamaBackend:
             if lacking:
                 message = f"{path.name} {what}; only decoder-only language models can be measured"
                 raise ProbeRefused(message)
+        return self._take(model, settings, path)
+
+    def adopt(self, model: Any, path: Path, settings: EngineSettings) -> ModelFacts:  # noqa: ANN401
+        """Work with a model that this process has loaded by other means, and keeps alive.
+
+        Args:
+            model: pointer to the engine's model, such as `llama_cpp.Llama.model`.
+            path: its file, for messages.
+            settings: how contexts on it compute.
+        """
+        return self._take(model, settings, path)
+
+    def _take(self, model: Any, settings: EngineSettings, path: Path) -> ModelFacts:  # noqa: ANN401
+        vocab = native.llama_model_get_vocab(model)
         facts = _facts(model, vocab, self)
         self._now = _Loaded(model=model, vocab=vocab, settings=settings, facts=facts, path=path)
         return facts

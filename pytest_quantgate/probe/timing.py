@@ -31,8 +31,8 @@ class LatencyBench:
         Raises:
             ProbeRefused: the shape is empty or longer than the model was trained for.
         """
-        self._prompt = pseudo_random_tokens(backend, facts, request.prompt_tokens)
         need = check_shape(facts, request.prompt_tokens, request.output_tokens)
+        self._prompt = pseudo_random_tokens(backend, facts, request.prompt_tokens)
         self._outputs = request.output_tokens
         self._session = backend.open(ContextShape(sequences=1, tokens=need))
 

@@ -127,7 +127,9 @@ class Defaults(_Part):
     )
     context: int = Field(default=512, ge=8, description="Context length in tokens")
     threads: int | None = Field(
-        default=None, ge=1, description="Compute threads; by default one for each physical core"
+        default=None,
+        ge=1,
+        description="Compute threads; by default the processors this process may use",
     )
     timeout: float = Field(
         default=1800.0, gt=0, description="Longest time one gate may take, in seconds"

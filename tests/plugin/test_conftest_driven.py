@@ -36,7 +36,8 @@ def test_a_conftest_is_a_specification(
     result = project.gate("-v", *three_ways, spec="conftest.py")
 
     result.assert_outcomes(**{outcome: 1})
-    result.stdout.fnmatch_lines([f"*conftest.py::tiny::Q8_0::perplexity*{outcome.upper()}*"])
+    lines = [line for line in result.outlines if "conftest.py::tiny::Q8_0::perplexity" in line]
+    assert any(outcome.upper() in line for line in lines)
 
 
 def test_hook_and_file_gate_together(project: Project) -> None:

@@ -24,7 +24,7 @@ models:
       Q8_0: {quantize: Q8_0}
       Q2_K: {quantize: Q2_K}
     gates:
-      perplexity: {max_ratio: 1.05}
+      perplexity: {max_ratio: 1.05, chunks: 40}
 """
 
 

@@ -12,7 +12,6 @@ import signal
 import struct
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,6 +22,7 @@ from pytest_quantgate.records import ModelFacts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -72,7 +72,7 @@ class CountingSession:
         logits = np.zeros((len(wanted), VOCABULARY), dtype=np.float32)
         logits[np.arange(len(wanted)), (wanted + 1) % VOCABULARY] = CERTAINTY
         if self._damage == "nan" and len(self.batches) > 1:
-            logits[-1, 0] = np.nan
+            logits[0, 0] = np.nan
         return logits
 
     def forget(self, sequence: int) -> None:
@@ -216,6 +216,11 @@ def _native_sleep() -> None:
     ctypes.CDLL(None).sleep(3600)
 
 
+def _close_all() -> None:
+    os.closerange(3, 32)
+    time.sleep(3600)
+
+
 def _grow() -> None:
     keep = [np.ones(1 << 20) for _ in range(100)]
     time.sleep(3600)
@@ -245,7 +250,8 @@ def _out_of_memory() -> None:
 
 
 def _bug() -> None:
-    _ = [][0]
+    nothing: list[int] = []
+    nothing.pop(3)
 
 
 _DEEDS: dict[str, Callable[[], object]] = {
@@ -262,7 +268,7 @@ _DEEDS: dict[str, Callable[[], object]] = {
     "untyped": lambda: _write_to_channel(
         protocol.encode({"id": 1, "event": "result", "result": {"description": 1}})
     ),
-    "closed": lambda: (os.closerange(3, 32), time.sleep(3600)),
+    "closed": _close_all,
     "flood": _flood,
     "noise": _noise,
     "grow": _grow,

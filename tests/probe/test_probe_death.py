@@ -1,4 +1,4 @@
-"""Every way a probe can fail ends in a typed error that says what happened, and leaves nothing behind."""
+"""Every way a probe can fail ends in a typed error that says what happened."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ import psutil
 import pytest
 
 from pytest_quantgate import errors, measure, supervision
-from pytest_quantgate.records import MEBIBYTE, EngineSettings, LikelihoodRequest, Progress
+from pytest_quantgate.records import (
+    MEBIBYTE,
+    EngineSettings,
+    GenerationRequest,
+    LikelihoodRequest,
+    Progress,
+    Prompt,
+)
+
+pytestmark = pytest.mark.usefixtures("counting_backends")
 
 SETTINGS = EngineSettings(threads=1)
 SECONDS = 30.0
@@ -43,7 +52,7 @@ def load(name: str, *, timeout: float = SECONDS, max_rss_bytes: int | None = Non
         ("huge", r"answered with nonsense: a frame announces 2147483648 bytes"),
         ("foreign", r"answered with nonsense: \{'id': 77.* is no answer to request 1"),
         ("untyped", r"answered with nonsense: ModelFacts has unknown fields"),
-        ("bug", r"the probe failed: IndexError: list index out of range"),
+        ("bug", r"the probe failed: IndexError: pop from empty list"),
     ],
 )
 def test_crash_is_named(name: str, said: str) -> None:
@@ -70,7 +79,7 @@ def test_python_error_shows_its_traceback() -> None:
     with pytest.raises(errors.ProbeCrashed) as caught:
         load("bug")
 
-    assert "IndexError: list index out of range" in caught.value.log
+    assert "IndexError: pop from empty list" in caught.value.log
     assert "in _bug" in caught.value.log
 
 
@@ -155,7 +164,7 @@ def test_start_fails(backend: str, kind: type[errors.ProbeError], said: str) -> 
 
 def test_slow_hello_times_out() -> None:
     """A probe that never says hello is killed at the deadline."""
-    with pytest.raises(errors.ProbeTimedOut, match="starting.* within 0.5 seconds"):
+    with pytest.raises(errors.ProbeTimedOut, match=r"starting.* within 0\.5 seconds"):
         measure.Probe.start("SlowHello", timeout=0.5)
 
 
@@ -283,7 +292,9 @@ def test_unknown_operation_is_refused() -> None:
     """An operation that no file registers is refused with the names of those there are."""
     with (
         load("good") as probe,
-        pytest.raises(errors.ProbeRefused, match="unknown operation 'dance'; there are .*quantize"),
+        pytest.raises(
+            errors.ProbeRefused, match=r"unknown operation 'dance'; there are .*quantize"
+        ),
     ):
         probe.run("dance", {}, timeout=SECONDS)
 
@@ -291,8 +302,8 @@ def test_unknown_operation_is_refused() -> None:
 @pytest.mark.parametrize(("extra", "cut"), [(-1, False), (0, False), (1, True)])
 def test_log_is_cut_past_its_limit(
     extra: int,
-    cut: bool,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: FBT001 - parametrized
+    cut: bool,  # noqa: FBT001 - parametrized
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A log one byte too long keeps its tail and nothing else."""
     monkeypatch.setattr(supervision, "LOG_LIMIT_BYTES", 200_000)
@@ -306,3 +317,22 @@ def test_log_is_cut_past_its_limit(
         assert log.tail().endswith("end")
     finally:
         log.close()
+
+
+def test_what_cannot_be_sent_is_refused_before_it_is_sent() -> None:
+    """Half a character in a prompt has no UTF-8 form: the caller is told, and the probe is well."""
+    prompt = Prompt(id="x", prompt="\ud800")
+    with load("good") as probe:
+        with pytest.raises(errors.ProbeRefused, match="'generation' cannot be asked of a probe"):
+            probe.generation(GenerationRequest(prompts=(prompt,)), timeout=SECONDS)
+
+        assert probe.alive
+
+
+def test_a_long_request_passes_a_pipe_that_fills() -> None:
+    """A request of megabytes arrives whole although a pipe holds a fraction of it."""
+    prompts = tuple(Prompt(id=f"{i:0100000d}", prompt="a", max_tokens=1) for i in range(40))
+    with load("good") as probe:
+        outputs = probe.generation(GenerationRequest(prompts=prompts), timeout=SECONDS).outputs
+
+    assert [prompt.id for prompt in prompts] == [output.id for output in outputs]

@@ -92,8 +92,9 @@ def test_mean_interval_widens_with_confidence(values: list[float], a: float, b: 
     narrow = stats.mean_interval(values, confidence=min(a, b))
     wide = stats.mean_interval(values, confidence=max(a, b))
 
-    assert wide.low <= narrow.low
-    assert narrow.high <= wide.high
+    slack = 1e-9 * (wide.high - wide.low)  # quantiles of nearly equal confidences are rounded
+    assert wide.low <= narrow.low + slack
+    assert narrow.high <= wide.high + slack
 
 
 @given(samples, st.integers(min_value=1, max_value=50))

@@ -62,13 +62,13 @@ def long_project(project: Project, corpus_text: str) -> Project:
     return project
 
 
-def probes() -> list[psutil.Process]:
-    """Return the probes that are alive on this machine."""
+def probes_at_work(parent: int, seconds: float) -> list[int]:
+    """Return the probes of a process that have computed for so many seconds."""
     found = []
-    for process in psutil.process_iter():
+    for child in psutil.Process(parent).children(recursive=True):
         try:
-            if "pytest_quantgate.probe" in process.cmdline():
-                found.append(process)
+            if "pytest_quantgate.probe" in child.cmdline() and child.cpu_times().user > seconds:
+                found.append(child.pid)
         except psutil.Error:
             continue
     return found
@@ -101,11 +101,8 @@ def start(project: Project) -> subprocess.Popen[str]:
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        children = psutil.Process(process.pid).children(recursive=True)
-        if any("pytest_quantgate.probe" in child.cmdline() for child in children):
-            working = [child for child in children if child.cpu_times().user > 1]
-            if working:
-                return process
+        if probes_at_work(process.pid, 1):
+            return process
         time.sleep(0.01)
     process.kill()
     pytest.fail("no probe came to work")
