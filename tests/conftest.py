@@ -94,6 +94,8 @@ def project(
     for name in ("CI", "GITHUB_ACTIONS", "FORCE_COLOR", "PY_COLORS", "NO_COLOR"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COLUMNS", "80")
+    # As probes have it; tests of a project load models in its own process, too.
+    monkeypatch.setenv("GOMP_SPINCOUNT", measure.SPINS)
     shutil.copy(TINY, pytester.path / TINY.name)
     shutil.copy(MODELS / f"{TINY.name}.sha256", pytester.path)
     (pytester.path / "corpus.txt").write_text(corpus_text, encoding="utf-8")

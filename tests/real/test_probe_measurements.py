@@ -86,7 +86,9 @@ def test_facts(loaded: tuple[measure.Probe, ModelFacts]) -> None:
 
 def test_likelihood_is_that_of_the_published_algorithm(probe: measure.Probe, corpus: Path) -> None:
     """The high-level API, window by window, gives the same perplexity to four digits."""
-    model = llama_cpp.Llama(str(TINY), n_ctx=128, logits_all=True, n_threads=1, verbose=False)
+    model = llama_cpp.Llama(
+        str(TINY), n_ctx=128, logits_all=True, n_threads=1, n_threads_batch=1, verbose=False
+    )
     try:
         text = corpus.read_bytes()[:-1]
         tokens = model.tokenize(text, add_bos=True, special=False)
@@ -128,7 +130,7 @@ def test_generation_is_that_of_single_requests(corpus: Path) -> None:
     """Texts decoded together are the ones that the high-level API gives one at a time."""
     words = corpus.read_text("utf-8").split()
     texts = [" ".join(words[start : start + 5 + start % 7]) for start in range(0, 60, 5)]
-    model = llama_cpp.Llama(str(TINY), n_ctx=512, n_threads=1, verbose=False)
+    model = llama_cpp.Llama(str(TINY), n_ctx=512, n_threads=1, n_threads_batch=1, verbose=False)
     try:
         answers: list[Any] = [model(text, max_tokens=12, temperature=0) for text in texts]
     finally:

@@ -6,7 +6,7 @@ import json
 import struct
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pytest_quantgate.probe import protocol
@@ -37,6 +37,7 @@ JSON = st.recursive(
 MESSAGES = st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON, max_size=4)
 
 
+@settings(deadline=None)
 @given(st.lists(MESSAGES, max_size=4), st.data())
 def test_messages_survive_any_split(messages: list[dict[str, object]], data: st.DataObject) -> None:
     """What is encoded is decoded, in order, however the bytes are cut on the way."""
@@ -50,6 +51,7 @@ def test_messages_survive_any_split(messages: list[dict[str, object]], data: st.
     assert messages == found
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=64))
 def test_any_bytes_are_messages_or_an_error(data: bytes) -> None:
     """No bytes make the decoder fail in another way than its own error."""
