@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+SEED = 1
+"""Sampling starts here: a test that samples should sample the same the next time."""
+
+
 class QuantizedModel(os.PathLike[str]):
     """A loaded GGUF: callable like `llama_cpp.Llama`, and the path of its file.
 
@@ -88,6 +92,7 @@ def _load(path: Path, *, context: int, threads: int) -> Any:  # noqa: ANN401 - l
                 n_ctx=context,
                 n_threads=threads,
                 n_threads_batch=threads,
+                seed=SEED,
                 verbose=True,
             )
         except (ValueError, RuntimeError, AssertionError) as error:

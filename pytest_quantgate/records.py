@@ -53,14 +53,15 @@ class LikelihoodRequest:
     """Ask for the negative log-likelihood of a text, in windows as `llama-perplexity` cuts them.
 
     ``chunks`` limits the number of windows, taken from the start; None means all of them.
-    ``sequences`` windows are decoded together; it does not change which tokens are scored.
+    ``sequences`` windows are decoded together, by default as many as the tool decodes: what fits a
+    batch. It does not change which tokens are scored, but the last bits of their likelihood.
     """
 
     corpus_path: str
     corpus_sha256: str
     context: int = 512
     chunks: int | None = None
-    sequences: int = 4
+    sequences: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ class GenerationRequest:
     """Ask for the greedy continuation of many prompts, ``parallel`` of them decoded together."""
 
     prompts: tuple[Prompt, ...]
-    parallel: int = 32
+    parallel: int = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

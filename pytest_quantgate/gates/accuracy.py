@@ -34,7 +34,7 @@ class AccuracySettings(GateSettings):
     max_tokens: int = Field(
         default=64, ge=1, description="Longest output in tokens where a case names none"
     )
-    parallel: int = Field(default=32, ge=1, le=256, description="Cases decoded together")
+    parallel: int = Field(default=64, ge=1, le=256, description="Cases decoded together")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

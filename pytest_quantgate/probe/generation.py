@@ -66,20 +66,23 @@ def measure_generation(
     total = len(texts)
     report(Progress(step="generation", done=0, total=total, unit="case"))
     session = backend.open(ContextShape(sequences=slots, tokens=longest))
+    gaps = _Gaps(session, room=longest)
     try:
         active: dict[int, _Text] = {}
         free = list(range(slots))
         while waiting or active:
             free.sort(reverse=True)
             while free and waiting:
-                active[free.pop()] = waiting.popleft()
-            for slot, chosen in _advance(session, active):
+                slot = free.pop()
+                gaps.close(slot)
+                active[slot] = waiting.popleft()
+            for slot, chosen in _advance(session, active, gaps):
                 text = active[slot]
                 if not text.accept(backend, chosen):
                     continue
                 outputs[text.index] = text.output()
                 del active[slot]
-                session.forget(slot)
+                gaps.open(slot)
                 free.append(slot)
                 report(Progress(step="generation", done=len(outputs), total=total, unit="case"))
     finally:
@@ -197,7 +200,47 @@ class _Text:
         return wanted.casefold() in self.data.decode("utf-8", errors="ignore").casefold()
 
 
-def _advance(session: Session, active: dict[int, _Text]) -> list[tuple[int, int]]:
+class _Gaps:
+    """Keeps slots busy that have nothing to say but stand between others that do.
+
+    llama.cpp processes sequences of one batch together only as far as their numbers follow one
+    another; a text that has ended would cut the rest into pieces, each with the cost of a batch.
+    """
+
+    def __init__(self, session: Session, *, room: int) -> None:
+        self._session = session
+        self._room = room
+        self._fed: dict[int, int] = {}
+
+    def open(self, slot: int) -> None:
+        """Empty a slot whose text has ended."""
+        self._session.forget(slot)
+        self._fed[slot] = 0
+
+    def close(self, slot: int) -> None:
+        """Empty a slot for its next text."""
+        if self._fed.pop(slot, 0):
+            self._session.forget(slot)
+
+    def between(self, slots: Sequence[int]) -> list[tuple[int, int]]:
+        """Return gap slots between the given ones, each with the position of its next token.
+
+        None where the gaps outnumber the texts: then the pieces are cheaper.
+        """
+        low, high = min(slots), max(slots)
+        gaps = [slot for slot in self._fed if low < slot < high]
+        if len(gaps) > len(slots):
+            return []
+        places = []
+        for slot in gaps:
+            if self._fed[slot] == self._room:
+                self.open(slot)
+            places.append((slot, self._fed[slot]))
+            self._fed[slot] += 1
+        return places
+
+
+def _advance(session: Session, active: dict[int, _Text], gaps: _Gaps) -> list[tuple[int, int]]:
     """Feed one batch; return each slot whose next token is now known, with that token."""
     tokens: list[int] = []
     positions: list[int] = []
@@ -217,6 +260,19 @@ def _advance(session: Session, active: dict[int, _Text]) -> list[tuple[int, int]
         text.fed += len(pending)
         if text.complete:
             chosen_by.append((slot, len(tokens) - 1))
+    if len(tokens) == len(chosen_by) > 1:
+        # Every text is generating: one token each, and one for each gap between them.
+        fillers = gaps.between(sequences)[: session.batch_limit - len(tokens)]
+        rows = sorted(
+            [
+                *zip(sequences, tokens, positions, [True] * len(tokens), strict=True),
+                *((slot, tokens[0], position, False) for slot, position in fillers),
+            ]
+        )
+        sequences = [row[0] for row in rows]
+        tokens = [row[1] for row in rows]
+        positions = [row[2] for row in rows]
+        chosen_by = [(row[0], place) for place, row in enumerate(rows) if row[3]]
     outputs = np.zeros(len(tokens), dtype=np.int8)
     outputs[np.array([place for _, place in chosen_by], dtype=np.intp)] = 1
     logits = session.decode(

@@ -65,7 +65,8 @@ def measure_likelihood(
     windows = tokens[: chunks * context].reshape(chunks, context)
 
     # As many windows at a time as fit a batch, so that each one is decoded in a single call.
-    together = min(request.sequences, chunks, settings.batch // context)
+    fitting = settings.batch // context
+    together = min(request.sequences or fitting, chunks, fitting)
     nll = np.empty(chunks)
     nll2 = np.empty(chunks)
     report(Progress(step="likelihood", done=0, total=chunks, unit="chunk"))
@@ -246,7 +247,9 @@ def _check_request(backend: Backend, settings: EngineSettings, request: Likeliho
             f"a context of {request.context} tokens exceeds the batch of {settings.batch}; raise the"
             " batch or shorten the context"
         )
-    elif request.sequences < 1 or (request.chunks is not None and request.chunks < 1):
+    elif (request.sequences is not None and request.sequences < 1) or (
+        request.chunks is not None and request.chunks < 1
+    ):
         problem = f"{request.chunks} chunks in groups of {request.sequences} measure nothing"
     elif backend.add_eos:
         problem = (
