@@ -225,7 +225,7 @@ class _Gaps:
     def between(self, slots: Sequence[int]) -> list[tuple[int, int]]:
         """Return gap slots between the given ones, each with the position of its next token.
 
-        None where the gaps outnumber the texts: then the pieces are cheaper.
+        Nothing where the gaps outnumber the texts: then the pieces are cheaper.
         """
         low, high = min(slots), max(slots)
         gaps = [slot for slot in self._fed if low < slot < high]

@@ -175,6 +175,7 @@ def text_nll(backend: Backend, texts: Sequence[str]) -> list[float]:
         tokens = backend.tokenize(text, add_special=True, parse_special=False)
         if len(tokens) < 2:  # noqa: PLR2004 - one to read and one to predict
             continue
+        begun = len(scores)
         session = backend.open(ContextShape(sequences=1, tokens=len(tokens)))
         try:
             for start in range(0, len(tokens), session.batch_limit):
@@ -191,7 +192,7 @@ def text_nll(backend: Backend, texts: Sequence[str]) -> list[float]:
                 scores.extend(token_nll(logits[: len(targets)], targets).tolist())
         finally:
             session.close()
-        if not np.isfinite(scores[-1]):
+        if not np.isfinite(scores[begun:]).all():
             message = f"the model's likelihood of text {number} is not a finite number"
             raise MeasurementError(message)
     return scores

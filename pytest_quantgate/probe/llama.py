@@ -118,19 +118,16 @@ class LlamaBackend:
             if lacking:
                 message = f"{path.name} {what}; only decoder-only language models can be measured"
                 raise ProbeRefused(message)
-        return self._take(model, settings, path)
+        return self.adopt(model, path, settings)
 
     def adopt(self, model: Any, path: Path, settings: EngineSettings) -> ModelFacts:  # noqa: ANN401
-        """Work with a model that this process has loaded by other means, and keeps alive.
+        """Work with a model that this process has loaded, by whatever means, and keeps alive.
 
         Args:
             model: pointer to the engine's model, such as `llama_cpp.Llama.model`.
             path: its file, for messages.
             settings: how contexts on it compute.
         """
-        return self._take(model, settings, path)
-
-    def _take(self, model: Any, settings: EngineSettings, path: Path) -> ModelFacts:  # noqa: ANN401
         vocab = native.llama_model_get_vocab(model)
         facts = _facts(model, vocab, self)
         self._now = _Loaded(model=model, vocab=vocab, settings=settings, facts=facts, path=path)
