@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["QuantizationBenchmark", "QuantizedModel", "__version__"]
+__all__ = ["QuantgateWarning", "QuantizationBenchmark", "QuantizedModel", "__version__"]
 
 if TYPE_CHECKING:
     from pytest_quantgate.benchmark import QuantizationBenchmark
+    from pytest_quantgate.errors import QuantgateWarning
     from pytest_quantgate.model import QuantizedModel
 
 _HOMES = {
+    "QuantgateWarning": "pytest_quantgate.errors",
     "QuantizationBenchmark": "pytest_quantgate.benchmark",
     "QuantizedModel": "pytest_quantgate.model",
 }

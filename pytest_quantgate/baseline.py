@@ -10,17 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
-import errno
 import hashlib
 import json
-import os
-import secrets
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter, ValidationError
 
+from pytest_quantgate.artifact import files
 from pytest_quantgate.errors import StoreError
 
 if TYPE_CHECKING:
@@ -31,6 +29,8 @@ SCHEMA = 1
 
 ResultT = TypeVar("ResultT")
 KeyValue = str | int | float | bool | None
+
+_ADAPTERS: dict[object, TypeAdapter[Any]] = {}
 
 DELETE = "delete it to measure again"
 MOVE = "choose another folder with --quantgate-store"
@@ -88,9 +88,13 @@ class Store:
         if sealed != _digest([stored, document.get("taken"), result]):
             raise _refusal(path, "was changed after it was written", DELETE)
         try:
-            return TypeAdapter(kind).validate_json(json.dumps(result))
+            # Made once a kind: dozens of blocks are read for one gate.
+            if kind not in _ADAPTERS:
+                _ADAPTERS[kind] = TypeAdapter(kind)
+            found: ResultT = _ADAPTERS[kind].validate_json(json.dumps(result))
         except ValidationError as error:
             raise _refusal(path, "is no stored measurement", DELETE) from error
+        return found
 
     def save(self, key: Key, result: object) -> None:
         """Store a measurement: whole or not at all.
@@ -107,7 +111,7 @@ class Store:
             raise StoreError(message) from error
         sealed = _digest([key.plain, taken, plain])
         document = {"key": key.plain, "taken": taken, "result": plain, "sha256": sealed}
-        write_atomically(self.path(key), json.dumps(document, indent=1, allow_nan=False) + "\n")
+        _write(self.path(key), json.dumps(document, indent=1, allow_nan=False) + "\n")
 
     def check_writable(self) -> None:
         """Find out before minutes of measuring that nothing could be stored.
@@ -115,7 +119,7 @@ class Store:
         Raises:
             StoreError: the folder cannot be created or written.
         """
-        write_atomically(self.root / ".gitignore", "*\n")
+        _write(self.root / ".gitignore", "*\n")
 
     @contextlib.contextmanager
     def lock(self, name: str, *, timeout: float) -> Iterator[None]:
@@ -143,27 +147,12 @@ class Store:
             held.release()
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file that other processes see whole or not at all.
-
-    Raises:
-        StoreError: the folder cannot be written or the disk is full.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.partial")
+def _write(path: Path, text: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(path)
+        files.replace(path, text.encode())
     except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        reason = error.strerror or str(error)
-        if error.errno == errno.ENOSPC:
-            reason += "; free some space"
-        message = f"the store cannot write {path}: {reason}; {MOVE}"
+        message = f"the store cannot write {path}: {files.reason(error)}; {MOVE}"
         raise StoreError(message) from error
 
 

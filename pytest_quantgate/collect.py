@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from pytest_quantgate.errors import QuantgateError
+from pytest_quantgate.errors import QuantgateError, QuantgateWarning
 from pytest_quantgate.records import Outcome
 from pytest_quantgate.report import message, properties
 from pytest_quantgate.session import Subject
@@ -114,14 +114,17 @@ def subject(session: QuantgateSession, request: pytest.FixtureRequest) -> Subjec
 
 
 def judge(quantgate_verdict: Verdict, request: pytest.FixtureRequest) -> None:
-    """Fail where a limit was missed, with a message that stands alone."""
+    """Fail where a limit was missed, with a message that stands alone; warn where that was asked."""
     item = request.node
     # Replaced, not added to: a gate that is run again keeps the figures of its last attempt.
     item.user_properties[:] = [
         *(each for each in item.user_properties if not each[0].startswith(properties.PREFIX)),
         *properties.of_verdict(quantgate_verdict),
     ]
-    if quantgate_verdict.outcome is not Outcome.PASS:
+    undecided = quantgate_verdict.outcome is Outcome.INCONCLUSIVE
+    if undecided and quantgate_verdict.warn:
+        item.warn(QuantgateWarning(message.failure(quantgate_verdict)))
+    elif quantgate_verdict.outcome is not Outcome.PASS:
         pytest.fail(message.failure(quantgate_verdict), pytrace=False)
     # Of a gate that fails the message above says it all; of one that passes this is the only trace.
     item.add_report_section("call", "quantgate", message.evidence(quantgate_verdict))

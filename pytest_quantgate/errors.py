@@ -11,6 +11,8 @@ QuantgateError
  |    +-- ProbeRefused       the child said why it cannot measure
  +-- MeasurementError   a number came back that cannot be judged (NaN, nothing measured, other tokens)
  +-- StoreError         the store of measurements: unreadable, unwritable, locked
+
+`QuantgateWarning` is what a gate says that was told to warn instead of fail.
 """
 
 from __future__ import annotations
@@ -96,3 +98,7 @@ class ProbeOutOfMemory(ProbeError):
 
 class ProbeRefused(ProbeError):
     """The probe is well and says why it cannot do what was asked."""
+
+
+class QuantgateWarning(UserWarning):
+    """A gate that decided nothing and whose specification says `on_inconclusive: warn`."""

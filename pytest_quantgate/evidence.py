@@ -1,274 +1,46 @@
-"""Gathers what gates ask for: from the store where it lies, else from a probe.
-
-One model is loaded at a time, except for the two that a latency gate alternates; a probe that has
-loaded a model is kept for the next question about the same file.
-"""
+"""The bench of one gate case: what a gate may ask, answered by a run's tools for that case's models."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import getpass
-import hashlib
-import json
-import tempfile
-import time
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+import os
+from typing import TYPE_CHECKING
 
-from pytest_quantgate import measure
-from pytest_quantgate.artifact import corpus, hardware, integrity, source
-from pytest_quantgate.baseline import Key, Store
+from pytest_quantgate.artifact import corpus, files, integrity, source
 from pytest_quantgate.errors import MeasurementError
-from pytest_quantgate.prepare import engine_build
-from pytest_quantgate.records import (
-    BenchmarkFigures,
-    EngineSettings,
-    Generation,
-    GenerationRequest,
-    Latency,
-    LatencyRequest,
-    Likelihood,
-    LikelihoodRequest,
-    MemoryRequest,
-    MemoryUse,
-)
+from pytest_quantgate.gates.kld import KldSettings
+from pytest_quantgate.gatherer import Company
+from pytest_quantgate.keeper import UNKNOWN_TYPE, Wanted
+from pytest_quantgate.records import TextRequest
+from pytest_quantgate.sampling import SamplingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from pytest_quantgate.artifact.integrity import Verification
-    from pytest_quantgate.baseline import KeyValue
+    from pytest_quantgate.committed import CommittedBaseline
     from pytest_quantgate.gates import Role
     from pytest_quantgate.gates.checksum import ChecksumSettings
-    from pytest_quantgate.plan import GateCase
+    from pytest_quantgate.gatherer import Gatherer
+    from pytest_quantgate.keeper import BaselineKeeper
+    from pytest_quantgate.plan import GateCase, ModelSource
     from pytest_quantgate.prepare import PreparedModel, Preparer
-    from pytest_quantgate.records import Progress
-
-    ProgressCallback = Callable[[Progress], None]
-
-ResultT = TypeVar("ResultT")
-
-DEFAULT_TIMEOUT_SECONDS = 1800.0
-
-
-class ProbePool:
-    """Keeps the probe of the model that was asked about last."""
-
-    def __init__(self, settings: EngineSettings, *, timeout: float) -> None:
-        """Load models with these settings, within ``timeout`` seconds each."""
-        self.settings = settings
-        self._timeout = timeout
-        self._kept: tuple[str, measure.Probe] | None = None
-
-    @contextlib.contextmanager
-    def loaded(self, model: PreparedModel) -> Iterator[measure.Probe]:
-        """Lend a probe that has the model loaded; one that fails is not kept."""
-        identity = f"{model.digest} {model.path}"
-        if self._kept is not None and (self._kept[0] != identity or not self._kept[1].alive):
-            self.close()
-        if self._kept is None:
-            self._kept = (identity, self._start(model))
-        try:
-            yield self._kept[1]
-        except BaseException:
-            self.close()
-            raise
-
-    @contextlib.contextmanager
-    def fresh(self, model: PreparedModel) -> Iterator[measure.Probe]:
-        """Lend a new probe of its own, with no other kept beside it."""
-        self.close()
-        probe = self._start(model)
-        try:
-            yield probe
-        finally:
-            probe.close()
-
-    def close(self) -> None:
-        """End the kept probe."""
-        if self._kept is not None:
-            self._kept[1].close()
-            self._kept = None
-
-    def _start(self, model: PreparedModel) -> measure.Probe:
-        probe = measure.Probe.start()
-        try:
-            probe.load(model.path, self.settings, timeout=self._timeout)
-        except BaseException:
-            probe.kill()
-            raise
-        return probe
-
-
-class Gatherer:
-    """Answers questions about prepared models, from the store or by measuring.
-
-    ``measured`` counts the answers that had to be measured.
-    """
-
-    def __init__(
-        self,
-        *,
-        store: Store,
-        settings: EngineSettings,
-        timeout: float,
-        remeasure: bool = False,
-        on_progress: ProgressCallback | None = None,
-    ) -> None:
-        """Tie a store to probes; each measurement may take ``timeout`` seconds."""
-        self.store = store
-        self.timeout = timeout
-        self.measured = 0
-        self._settings = settings
-        self._remeasure = remeasure
-        self._on_progress = on_progress
-        self._pool = ProbePool(settings, timeout=timeout)
-
-    def likelihood(self, model: PreparedModel, request: LikelihoodRequest) -> Likelihood:
-        """Return the likelihood of a text under a model."""
-        inputs = dataclasses.asdict(request)
-        # Where the text lies does not change the number; its digest is in the key.
-        del inputs["corpus_path"]
-
-        def run() -> Likelihood:
-            with self._pool.loaded(model) as probe:
-                return probe.likelihood(
-                    request, timeout=self.timeout, on_progress=self._on_progress
-                )
-
-        return self._stored("likelihood", model, inputs, run, Likelihood)
-
-    def generation(self, model: PreparedModel, request: GenerationRequest) -> Generation:
-        """Return a model's continuations."""
-        plain = dataclasses.asdict(request)
-        inputs = {**plain, **_digested("prompts", plain.pop("prompts"))}
-        del inputs["prompts"]
-
-        def run() -> Generation:
-            with self._pool.loaded(model) as probe:
-                return probe.generation(
-                    request, timeout=self.timeout, on_progress=self._on_progress
-                )
-
-        return self._stored("generation", model, inputs, run, Generation)
-
-    def memory(self, model: PreparedModel, request: MemoryRequest) -> MemoryUse:
-        """Return the memory a fresh probe of a model used."""
-        inputs = {**dataclasses.asdict(request), "machine": str(hardware.this_machine())}
-
-        def run() -> MemoryUse:
-            with self._alone(), self._pool.fresh(model) as probe:
-                return probe.memory(request, timeout=self.timeout, on_progress=self._on_progress)
-
-        return self._stored("memory", model, inputs, run, MemoryUse)
-
-    def latency(
-        self, candidate: PreparedModel, baseline: PreparedModel | None, request: LatencyRequest
-    ) -> Latency:
-        """Return timed requests of a candidate, alternated with a baseline's if there is one."""
-        machine = str(hardware.this_machine())
-        inputs = {
-            **dataclasses.asdict(request),
-            "machine": machine,
-            "baseline": None if baseline is None else baseline.digest,
-        }
-
-        def run() -> Latency:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(self._alone())
-                own = stack.enter_context(self._pool.fresh(candidate))
-                other = None
-                if baseline is not None:
-                    other = stack.enter_context(self._pool.fresh(baseline))
-                return measure.measure_latency(
-                    own,
-                    other,
-                    request,
-                    machine=machine,
-                    timeout=self.timeout,
-                    on_progress=self._on_progress,
-                )
-
-        return self._stored("latency", candidate, inputs, run, Latency)
-
-    def benchmark(self, model: PreparedModel, prompts: Sequence[str]) -> BenchmarkFigures:
-        """Return a model's `QuantizationBenchmark` figures, measured in a probe of its own."""
-        inputs = {
-            **_digested("prompts", list(prompts)),
-            "machine": str(hardware.this_machine()),
-        }
-
-        def run() -> BenchmarkFigures:
-            self._pool.close()
-            with self._alone(), measure.Probe.start() as probe:
-                figures = probe.run(
-                    "benchmark",
-                    {"path": str(model.path), "prompts": list(prompts)},
-                    timeout=self.timeout,
-                    on_progress=self._on_progress,
-                )
-            return BenchmarkFigures(**figures)
-
-        return self._stored("benchmark", model, inputs, run, BenchmarkFigures)
-
-    def close(self) -> None:
-        """End the kept probe."""
-        self._pool.close()
-
-    def _stored(
-        self,
-        kind: str,
-        model: PreparedModel,
-        inputs: Mapping[str, KeyValue],
-        run: Callable[[], ResultT],
-        result_type: type[ResultT],
-    ) -> ResultT:
-        key = Key(
-            kind=kind,
-            inputs={
-                "model": model.digest,
-                **inputs,
-                "engine": engine_build(),
-                "arithmetic": hardware.this_machine().arithmetic,
-                **{
-                    f"engine_{name}": value
-                    for name, value in dataclasses.asdict(self._settings).items()
-                },
-            },
-        )
-        if not self._remeasure and (found := self.store.load(key, result_type)) is not None:
-            return found
-        # Before minutes of measuring, not after them.
-        self.store.check_writable()
-        started = time.time()
-        with self.store.lock(key.digest[:32], timeout=self.timeout):
-            # Another process may have measured it while this one waited for the lock.
-            found = self.store.load(key, result_type)
-            if found is not None and (
-                not self._remeasure or self.store.path(key).stat().st_mtime >= started
-            ):
-                return found
-            result = run()
-            self.store.save(key, result)
-        self.measured += 1
-        return result
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other timing and memory measurements of this user off the machine meanwhile."""
-        folder = Path(tempfile.gettempdir()) / f"pytest-quantgate-{getpass.getuser()}"
-        with Store(folder).lock("timing", timeout=self.timeout):
-            yield
-
-
-def _digested(name: str, value: list[Any]) -> dict[str, KeyValue]:
-    """Return number and digest of a list that is too long to stand in a key."""
-    text = json.dumps(value, sort_keys=True)
-    return {
-        f"{name}_count": len(value),
-        f"{name}_sha256": hashlib.sha256(text.encode()).hexdigest(),
-    }
+    from pytest_quantgate.records import (
+        Divergence,
+        DivergenceRequest,
+        Generation,
+        GenerationRequest,
+        Latency,
+        LatencyRequest,
+        Likelihood,
+        LikelihoodRequest,
+        MemoryRequest,
+        MemoryUse,
+        NoiseFloor,
+        PassageLikelihood,
+        PassageRequest,
+        TextFacts,
+    )
 
 
 class CaseBench:
@@ -280,6 +52,7 @@ class CaseBench:
         *,
         preparer: Preparer,
         gatherer: Gatherer,
+        keeper: BaselineKeeper,
         roots: Sequence[Path],
         literals: Mapping[str, float],
         checksum: ChecksumSettings | None,
@@ -288,10 +61,14 @@ class CaseBench:
         self._case = case
         self._preparer = preparer
         self._gatherer = gatherer
+        self._keeper = keeper
         self._roots = tuple(roots)
         self._literals = literals
         self._checksum = checksum
         self._models: dict[Role, PreparedModel] = {}
+        self._texts: dict[str, str] = {}
+        self._baselines: dict[tuple[str, int, int], CommittedBaseline | None] = {}
+        self._notes: list[str] = []
 
     @property
     def candidate_name(self) -> str:
@@ -321,14 +98,38 @@ class CaseBench:
         """The candidate's file, made if need be."""
         return self._model("candidate")
 
+    @property
+    def candidate_type(self) -> str:
+        """Type of the variant's weights by its header."""
+        return self.candidate.header.file_type or UNKNOWN_TYPE
+
+    @property
+    def baseline_type(self) -> str:
+        """Type of the baseline's weights, by its own header or that of its committed baseline."""
+        baseline = self._models.get("baseline")
+        if baseline is None:
+            for found in self._baselines.values():
+                if found is not None:
+                    return found.header.model.file_type
+            baseline = self._model("baseline")
+        return baseline.header.file_type or UNKNOWN_TYPE
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What to say of where the baseline's figures came from."""
+        return tuple(self._notes)
+
     def corpus(self, name: str | None) -> tuple[Path, str]:
         """Return path and SHA-256 of a text."""
-        return corpus.materialize_corpus(
-            name or self._case.defaults.corpus,
+        name = name or self._case.defaults.corpus
+        path, digest = corpus.materialize_corpus(
+            name,
             base=self._case.base,
             roots=self._roots,
             folder=self._gatherer.store.root / "corpora",
         )
+        self._texts[digest] = name
+        return path, digest
 
     def file(self, name: str) -> Path:
         """Return a file named in the specification."""
@@ -338,9 +139,67 @@ class CaseBench:
         """Hash the candidate's file and hold it against its checksum."""
         return self._preparer.verification(self.candidate.path, literal=literal, sums=sums)
 
+    def text(self, role: Role, request: TextRequest) -> TextFacts:
+        """Return how one of the models reads a text."""
+        if role == "baseline" and (found := self._committed(request, self._seed)) is not None:
+            return found.facts()
+        return self._gatherer.text(self._verified(role), request, company=self._company(role))
+
     def likelihood(self, role: Role, request: LikelihoodRequest) -> Likelihood:
-        """Return the likelihood of a text under one of the models."""
-        return self._gatherer.likelihood(self._verified(role), request)
+        """Return the likelihood of windows of a text under one of the models."""
+        if role == "baseline" and request.chunks is not None and not request.top:
+            text = TextRequest(
+                corpus_path=request.corpus_path,
+                corpus_sha256=request.corpus_sha256,
+                context=request.context,
+            )
+            found = self._committed(text, self._seed)
+            if found is not None and found.holds(request.chunks):
+                return found.likelihood(request.chunks)
+        model = self._verified(role)
+        return self._gatherer.likelihood(model, request, company=self._company(role))
+
+    def divergence(self, request: DivergenceRequest) -> Divergence:
+        """Return how far the candidate's predictions are from the baseline's."""
+        candidate = self._verified("candidate")
+        baseline = self._verified("baseline") if request.reference == "live" else None
+        return self._gatherer.divergence(candidate, baseline, request)
+
+    def passages(self, role: Role, request: PassageRequest) -> PassageLikelihood:
+        """Return the likelihood of passages of a text, cut by bytes, under one of the models."""
+        model = self._verified(role)
+        return self._gatherer.passages(model, request, company=self._company(role))
+
+    def passage_count(self, path: Path, passage_bytes: int) -> int:
+        """Return how many passages of that many bytes a text has."""
+        return _text_bytes(path) // passage_bytes
+
+    def served_chunks(
+        self, request: TextRequest, *, seed: int, distributions: bool = False
+    ) -> int | None:
+        """Return how many windows the baseline can answer for, None where it can be run itself."""
+        found = self._committed(request, seed)
+        if found is None or self._keeper.can_run(self._baseline):
+            return None
+        sample = found.header.sample
+        return sample.top_chunks if distributions else sample.chunks
+
+    def committed(self, request: TextRequest, *, seed: int) -> tuple[Path, str] | None:
+        """Return path and SHA-256 of a committed baseline's arrays, if they have distributions."""
+        found = self._committed(request, seed)
+        if found is None or not found.header.sample.top_chunks:
+            return None
+        return found.arrays_path, found.header.arrays_sha256
+
+    def noise_floor(self, request: TextRequest) -> NoiseFloor | None:
+        """Return how far the baseline is from itself on a text, None where nobody measured it."""
+        found = self._committed(request, self._seed)
+        if found is not None:
+            return found.noise_floor() or self._gatherer.noise_floor(
+                found.header.model.sha256, request
+            )
+        digest = self._keeper.digest(self._baseline)
+        return None if digest is None else self._gatherer.noise_floor(digest, request)
 
     def generation(self, role: Role, request: GenerationRequest) -> Generation:
         """Return one of the models' continuations."""
@@ -356,13 +215,61 @@ class CaseBench:
         baseline = self._verified("baseline") if paired else None
         return self._gatherer.latency(candidate, baseline, request)
 
+    @property
+    def _baseline(self) -> ModelSource:
+        baseline = self._case.baseline
+        if baseline is None:
+            message = f"model {self._case.model!r} has no baseline to measure"
+            raise MeasurementError(message)
+        return baseline
+
+    @property
+    def _sampling(self) -> SamplingSettings | None:
+        settings: object = self._case.settings
+        return settings if isinstance(settings, SamplingSettings) else None
+
+    @property
+    def _seed(self) -> int:
+        sampling = self._sampling
+        return 0 if sampling is None else sampling.seed
+
+    def _company(self, role: Role) -> Company:
+        """Return what else to keep loaded while one model is asked: the other, if it was asked too."""
+        settings: object = self._case.settings
+        if (
+            isinstance(settings, KldSettings)
+            and settings.logits_file is None
+            and self._keeper.can_run(self._baseline)
+        ):
+            pair = (self._verified("candidate"), self._verified("baseline"))
+            return Company(beside=pair[1] if role == "candidate" else pair[0], lockstep=pair)
+        return Company(beside=self._models.get("baseline" if role == "candidate" else "candidate"))
+
+    def _committed(self, request: TextRequest, seed: int) -> CommittedBaseline | None:
+        """Return the committed baseline for a text, settled once; None where none are kept."""
+        place = (request.corpus_sha256, request.context, seed)
+        if place not in self._baselines:
+            sampling = self._sampling
+            wanted = Wanted(
+                model=self._case.model,
+                source=self._baseline,
+                text=request,
+                text_name=self._texts.get(request.corpus_sha256, request.corpus_path),
+                chunks=None if sampling is None else sampling.chunks,
+                seed=seed,
+            )
+            found = self._keeper.baseline(wanted, lambda: self._verified("baseline"))
+            self._baselines[place] = None if found is None else found[0]
+            self._notes.extend(() if found is None else found[1])
+            self._require_two()
+        return self._baselines[place]
+
     def _model(self, role: Role) -> PreparedModel:
         if role not in self._models:
-            named = self._case.candidate if role == "candidate" else self._case.baseline
-            if named is None:
-                message = f"model {self._case.model!r} has no baseline to measure"
-                raise MeasurementError(message)
+            named = self._case.candidate if role == "candidate" else self._baseline
             self._models[role] = self._preparer.prepare(named)
+            if role == "baseline":
+                self._require_as_committed()
         return self._models[role]
 
     def _verified(self, role: Role) -> PreparedModel:
@@ -376,10 +283,36 @@ class CaseBench:
             sums = None if self._checksum.sums is None else self.file(self._checksum.sums)
         verification = self._preparer.verification(model.path, literal=literal, sums=sums)
         integrity.require(verification, required=required)
-        if len(self._models) > 1 and len({each.digest for each in self._models.values()}) == 1:
+        self._require_two()
+        return model
+
+    def _require_as_committed(self) -> None:
+        """Refuse a baseline that turned out, when it was made, to be another than was committed."""
+        for found in self._baselines.values():
+            if found is not None:
+                found.require({"model.sha256": self._models["baseline"].digest})
+
+    def _require_two(self) -> None:
+        """Refuse a baseline that is the candidate's own file."""
+        candidate = self._models.get("candidate")
+        if candidate is None:
+            return
+        baselines = {
+            found.header.model.sha256 for found in self._baselines.values() if found is not None
+        }
+        if "baseline" in self._models:
+            baselines.add(self._models["baseline"].digest)
+        if candidate.digest in baselines:
             message = (
                 f"{self._case.variant} and the baseline are the same file (sha256"
-                f" {model.digest[:16]}...): a comparison of a model with itself proves nothing"
+                f" {candidate.digest[:16]}...): a comparison of a model with itself proves nothing"
             )
             raise MeasurementError(message)
-        return model
+
+
+def _text_bytes(path: Path) -> int:
+    """Return the length of a text without the newline at its end, which measuring leaves out."""
+    with files.open_regular(path) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        return size - (stream.read(1) == b"\n")

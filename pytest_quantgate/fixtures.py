@@ -12,6 +12,7 @@ from pytest_quantgate.errors import MeasurementError, QuantgateError
 from pytest_quantgate.gates.accuracy import AccuracySettings
 from pytest_quantgate.gates.memory import MemorySettings
 from pytest_quantgate.model import QuantizedModel
+from pytest_quantgate.session import BASELINE_WRITTEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,7 +120,11 @@ def baseline_metrics(subject: Subject, request: pytest.FixtureRequest) -> Mappin
 
 
 def verdict(
-    subject: Subject, *, max_memory_mb: float | None, baseline_metrics: Mapping[str, float]
+    subject: Subject,
+    request: pytest.FixtureRequest,
+    *,
+    max_memory_mb: float | None,
+    baseline_metrics: Mapping[str, float],
 ) -> Verdict:
     """Measure and judge the gate being run, with the values of overridden fixtures as limits."""
     case = _case(subject)
@@ -137,6 +142,10 @@ def verdict(
         raise _error(error, case=case) from None
     finally:
         subject.session.end_progress()
+        # Whatever became of the gate: a baseline that was written waits to be committed.
+        request.node.user_properties.extend(
+            (BASELINE_WRITTEN, name) for name in subject.session.take_written()
+        )
 
 
 def _case(subject: Subject) -> GateCase:

@@ -10,10 +10,19 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantgate import gates, stats
 from pytest_quantgate.artifact import catalog, hardware, source
 from pytest_quantgate.errors import MeasurementError
-from pytest_quantgate.evidence import DEFAULT_TIMEOUT_SECONDS, CaseBench, Gatherer
+from pytest_quantgate.evidence import CaseBench
 from pytest_quantgate.gates.checksum import ChecksumSettings
+from pytest_quantgate.gatherer import DEFAULT_TIMEOUT_SECONDS, Gatherer
+from pytest_quantgate.keeper import BaselineKeeper
 from pytest_quantgate.prepare import Preparer
-from pytest_quantgate.records import EngineSettings, GenerationRequest, Outcome, Prompt, Verdict
+from pytest_quantgate.records import (
+    EngineSettings,
+    GenerationRequest,
+    Outcome,
+    Pilot,
+    Prompt,
+    Verdict,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -21,9 +30,10 @@ if TYPE_CHECKING:
 
     from pytest_quantgate.baseline import Store
     from pytest_quantgate.gates import GateSettings
+    from pytest_quantgate.keeper import BaselineFolder
     from pytest_quantgate.plan import GateCase, ModelSource
     from pytest_quantgate.prepare import PreparedModel
-    from pytest_quantgate.records import BenchmarkFigures, Progress
+    from pytest_quantgate.records import BenchmarkFigures, NoiseFloor, Progress, TextRequest
 
     ProgressCallback = Callable[[Progress], None]
 
@@ -54,9 +64,13 @@ class GateRunner:
         threads: int | None = None,
         timeout: float | None = None,
         remeasure: bool = False,
+        baselines: BaselineFolder | None = None,
         on_progress: ProgressCallback | None = None,
     ) -> None:
-        """Run cases against a store; ``threads`` and ``timeout`` win over the specification's."""
+        """Run cases against a store, with committed baselines if there is a folder for them.
+
+        ``threads`` and ``timeout`` win over the specification's.
+        """
         defaults = cases[0].defaults
         threads = threads or defaults.threads or hardware.usable_cores()
         timeout = timeout or defaults.timeout or DEFAULT_TIMEOUT_SECONDS
@@ -77,6 +91,7 @@ class GateRunner:
             timeout=timeout,
             on_progress=on_progress,
         )
+        self._keeper = BaselineKeeper(baselines, gatherer=self._gatherer, preparer=self._preparer)
         self._checksums = {
             (case.model, case.variant): case.settings
             for case in cases
@@ -86,6 +101,18 @@ class GateRunner:
     def prepare(self, model: ModelSource) -> PreparedModel:
         """Return the file of a model named in the specification, made if need be."""
         return self._preparer.prepare(model)
+
+    def bench(self, case: GateCase, *, literals: Mapping[str, float] | None = None) -> CaseBench:
+        """Return what answers a case's questions; ``literals`` replace the specification's."""
+        return CaseBench(
+            case,
+            preparer=self._preparer,
+            gatherer=self._gatherer,
+            keeper=self._keeper,
+            roots=self._roots,
+            literals=case.literals if literals is None else literals,
+            checksum=self._checksums.get((case.model, case.variant)),
+        )
 
     def measure(self, case: GateCase, *, overrides: Mapping[str, object] | None = None) -> Measured:
         """Gather a case's evidence.
@@ -98,14 +125,7 @@ class GateRunner:
         """
         kind = gates.kinds()[case.gate]
         settings, literals = _overridden(case, kind, overrides or {})
-        bench = CaseBench(
-            case,
-            preparer=self._preparer,
-            gatherer=self._gatherer,
-            roots=self._roots,
-            literals=literals,
-            checksum=self._checksums.get((case.model, case.variant)),
-        )
+        bench = self.bench(case, literals=literals)
         before = self._gatherer.measured
         started = time.perf_counter()
         evidence = kind.measure(settings, bench)
@@ -132,7 +152,7 @@ class GateRunner:
             raise MeasurementError(message)
         outcome = stats.worst([check.outcome for check in judgement.checks])
         advice = judgement.advice
-        if outcome is not Outcome.PASS:
+        if outcome is Outcome.FAIL:
             advice = (*advice, *_advice(case, measured.bench))
         return Verdict(
             spec=case.spec,
@@ -145,7 +165,46 @@ class GateRunner:
             advice=advice,
             stored=measured.stored,
             seconds=measured.seconds,
+            warn=judgement.warn,
             record=judgement.record,
+        )
+
+    def keep(self, case: GateCase, result: Pilot) -> None:
+        """Store what a pilot of a case saw, for these very settings and models."""
+        self._gatherer.keep("pilot", self.prepare(case.candidate), self._pilot_inputs(case), result)
+
+    def kept(self, case: GateCase) -> Pilot | None:
+        """Return the stored pilot of a case, None where there is none."""
+        return self._gatherer.kept(
+            "pilot", self.prepare(case.candidate), self._pilot_inputs(case), Pilot
+        )
+
+    def _pilot_inputs(self, case: GateCase) -> dict[str, str | None]:
+        baseline = case.baseline
+        corpus = getattr(case.settings, "corpus", None)
+        return {
+            "gate": case.gate,
+            "settings": case.settings.model_dump_json(),
+            "corpus": self.bench(case).corpus(corpus)[1],
+            "context": str(case.defaults.context),
+            "baseline": None if baseline is None else self.prepare(baseline).digest,
+        }
+
+    def noise_floor(
+        self, cases: Sequence[GateCase], text: TextRequest, order: Sequence[int]
+    ) -> NoiseFloor:
+        """Measure how far the one baseline of some cases is from itself, and store it.
+
+        Raises:
+            QuantgateError: it cannot be measured.
+        """
+        baseline = cases[0].baseline
+        if baseline is None:
+            message = f"{cases[0].id} has no baseline whose noise could be measured"
+            raise MeasurementError(message)
+        candidates = {case.variant: self.prepare(case.candidate) for case in cases}
+        return self._gatherer.measure_noise_floor(
+            self.prepare(baseline), tuple(candidates.values()), text, order
         )
 
     def file(self, name: str) -> Path:

@@ -1,293 +1,307 @@
-"""Has probes measure: starts a child process, asks it, and turns its answers into records.
-
-A probe is a process of its own because native code takes its process with it when it fails: an
-assertion aborts, a bad file may crash, the kernel kills what asks for too much memory.
-"""
+"""What two probes measure together, taking turns; `Probe` is what one measures alone."""
 
 from __future__ import annotations
 
-import os
+import base64
+import dataclasses
+import hashlib
+import math
 import sys
-import sysconfig
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Literal
 
-from pytest_quantgate.errors import ProbeCrashed, ProbeError, ProbeRefused
+from pytest_quantgate.artifact import hardware, integrity
+from pytest_quantgate.artifact.files import open_regular
+from pytest_quantgate.client import BACKENDS, SPINS, START_SECONDS, Probe
+from pytest_quantgate.errors import MeasurementError, ProbeRefused
 from pytest_quantgate.probe import protocol
 from pytest_quantgate.records import (
+    Divergence,
+    DivergenceRequest,
     EngineSettings,
-    Generation,
-    GenerationRequest,
     Latency,
     LatencyRequest,
     Likelihood,
-    LikelihoodRequest,
-    MemoryRequest,
-    MemoryUse,
-    ModelFacts,
+    NoiseFloor,
+    Packed,
     Progress,
     RequestTiming,
+    TextRequest,
 )
-from pytest_quantgate.supervision import Child, Deadline
+from pytest_quantgate.supervision import Deadline, shared_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import TracebackType
-
-    from typing_extensions import Self
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     ProgressCallback = Callable[[Progress], None]
 
-BACKENDS: dict[str, str] = {"llama": "pytest_quantgate.probe.llama:LlamaBackend"}
-"""The runtimes by name: where the class of each one is, as ``module:attribute``."""
+__all__ = [
+    "BACKENDS",
+    "SPINS",
+    "START_SECONDS",
+    "Probe",
+    "measure_divergence",
+    "measure_latency",
+    "measure_noise_floor",
+    "other_ways",
+    "start_pair",
+    "write_logits",
+]
 
-SPINS = "1000"
-"""How often a thread of the engine looks for the others before it sleeps."""
 
-START_SECONDS = 120.0
-"""Longest time a probe may take to import its runtime and say hello."""
+def start_pair(
+    backend: str = "llama",
+    *,
+    python: str = sys.executable,
+    max_rss_bytes: int | None = None,
+    timeout: float = START_SECONDS,
+) -> tuple[Probe, Probe]:
+    """Start two probes that share memory, for `measure_divergence`: a candidate's and a baseline's.
 
-CLOSE_SECONDS = 10.0
-"""Longest time a probe may take to leave when asked to."""
+    Args:
+        backend: A key of `BACKENDS`.
+        python: The interpreter to run; it needs this package and the runtime.
+        max_rss_bytes: Kill a probe when its resident set is larger than this.
+        timeout: Seconds until each hello must have come.
 
-RecordT = TypeVar("RecordT")
-
-
-class Probe:
-    """One child process with one model; use it in a ``with`` statement or call `close`.
-
-    Every call takes a ``timeout`` in seconds for the whole call. A probe that died, hung or spoke
-    nonsense is gone when the error is raised; one that refused is well and can be asked again.
+    Raises:
+        ProbeError: a probe did not come up; the other one is ended.
     """
-
-    def __init__(self, child: Child, *, engine: str, engine_version: str) -> None:
-        """Speak for a process that has said hello; `start` is the way to make one."""
-        self._child = child
-        self._number = 0
-        self.engine = engine
-        self.engine_version = engine_version
-
-    @classmethod
-    def start(
-        cls,
-        backend: str = "llama",
-        *,
-        python: str = sys.executable,
-        max_rss_bytes: int | None = None,
-        timeout: float = START_SECONDS,
-    ) -> Probe:
-        """Start a probe and wait for its hello.
-
-        Args:
-            backend: A key of `BACKENDS`.
-            python: The interpreter to run; it needs this package and the runtime.
-            max_rss_bytes: Kill the probe when its resident set is larger than this.
-            timeout: Seconds until the hello must have come.
-
-        Raises:
-            ProbeRefused: there is no such backend, its runtime cannot be imported, or the
-                interpreter has another version of this package.
-            ProbeError: the process did not come up.
-        """
-        if backend not in BACKENDS:
-            message = f"there is no backend {backend!r}; there are {', '.join(sorted(BACKENDS))}"
-            raise ProbeRefused(message)
-        child = Child(
-            [python, "-m", "pytest_quantgate.probe", "--backend", BACKENDS[backend]],
-            env=_environment(),
+    with shared_memory() as descriptor:
+        first = Probe.start(
+            backend,
+            python=python,
             max_rss_bytes=max_rss_bytes,
+            timeout=timeout,
+            exchange=descriptor,
         )
         try:
-            hello = child.receive(Deadline(timeout))
-            _check_hello(child, hello, python)
+            second = Probe.start(
+                backend,
+                python=python,
+                max_rss_bytes=max_rss_bytes,
+                timeout=timeout,
+                exchange=descriptor,
+            )
         except BaseException:
-            child.kill()
+            first.kill()
             raise
-        return cls(child, engine=str(hello["engine"]), engine_version=str(hello["engine_version"]))
+    return first, second
 
-    def __enter__(self) -> Self:
-        """Return the probe itself."""
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End the probe: politely after success, at once after an error."""
-        if error is None:
-            self.close()
-        else:
-            self.kill()
+def measure_divergence(
+    candidate: Probe,
+    baseline: Probe,
+    request: DivergenceRequest,
+    *,
+    timeout: float,
+    on_progress: ProgressCallback | None = None,
+) -> Divergence:
+    """Compare two models position by position, in lockstep.
 
-    @property
-    def alive(self) -> bool:
-        """Whether the process runs and can be asked."""
-        return self._child.alive
+    Group by group, as many windows as fit a batch: the baseline's probe decodes and leaves its logits
+    in the memory both share, then the candidate's decodes the same windows and reduces both. Only
+    what they are reduced to comes here.
 
-    @property
-    def pid(self) -> int:
-        """Process id, also of a probe that has ended."""
-        return self._child.pid
+    Args:
+        candidate: A probe of `start_pair` with the candidate loaded.
+        baseline: The other one, with the baseline loaded.
+        request: What to compare on; its reference must be ``live``.
+        timeout: Seconds for all of it.
+        on_progress: Called after each group.
 
-    def load(
-        self,
-        path: Path,
-        settings: EngineSettings,
-        *,
-        timeout: float,
-        on_progress: ProgressCallback | None = None,
-    ) -> ModelFacts:
-        """Load a model; once in the life of a probe."""
-        plain = {"path": os.fspath(path.absolute()), "settings": protocol.to_plain(settings)}
-        return self._ask("load", plain, ModelFacts, timeout, on_progress)
+    Raises:
+        MeasurementError: the models have different vocabularies or read the text differently, or one
+            answered with something that is no number.
+        ProbeRefused: the request does not fit the models, or the probes are no pair.
+        ProbeError: a probe died or hung; the other one is killed too.
+    """
+    if request.reference != "live":
+        message = f"a {request.reference} reference takes one probe: ask the candidate's alone"
+        raise ProbeRefused(message)
+    deadline = Deadline(timeout)
+    try:
+        parts = _compare_groups(candidate, baseline, request, deadline, on_progress)
+    except BaseException:
+        # One of a pair is of no use without the other, which would hold its model's memory.
+        if not (candidate.alive and baseline.alive):
+            candidate.kill()
+            baseline.kill()
+        raise
+    return Divergence(
+        candidate=_joined([part.candidate for part in parts]),
+        baseline=_joined([part.baseline for part in parts]),
+        kld=_packed([part.kld for part in parts]),
+        same_top=_packed([part.same_top for part in parts]),
+        precision=parts[0].precision,
+        seconds=sum(part.seconds for part in parts),
+    )
 
-    def likelihood(
-        self,
-        request: LikelihoodRequest,
-        *,
-        timeout: float,
-        on_progress: ProgressCallback | None = None,
-    ) -> Likelihood:
-        """Score a text."""
-        plain = protocol.to_plain(request)
-        return self._ask("likelihood", plain, Likelihood, timeout, on_progress)
 
-    def generation(
-        self,
-        request: GenerationRequest,
-        *,
-        timeout: float,
-        on_progress: ProgressCallback | None = None,
-    ) -> Generation:
-        """Continue prompts."""
-        plain = protocol.to_plain(request)
-        return self._ask("generation", plain, Generation, timeout, on_progress)
+def _compare_groups(
+    candidate: Probe,
+    baseline: Probe,
+    request: DivergenceRequest,
+    deadline: Deadline,
+    on_progress: ProgressCallback | None,
+) -> list[Divergence]:
+    chunks = _common_chunks(candidate, baseline, request, deadline)
+    parts: list[Divergence] = []
+    done = 0
+    # One that asks for no windows is refused by the probe.
+    while not parts or done < len(chunks):
+        place = {"done": done, "total": len(chunks)}
+        rest = dataclasses.replace(request, chunks=chunks[done:])
+        shared = baseline.run(
+            "share_logits",
+            {"request": protocol.to_plain(rest), **place},
+            timeout=deadline,
+        )
+        parts.append(
+            candidate.ask(
+                "compare_shared",
+                {"request": protocol.to_plain(request), "shared": shared, **place},
+                Divergence,
+                timeout=deadline,
+                on_progress=on_progress,
+            )
+        )
+        done += len(parts[-1].candidate.chunks)
+    return parts
 
-    def memory(
-        self,
-        request: MemoryRequest,
-        *,
-        timeout: float,
-        on_progress: ProgressCallback | None = None,
-    ) -> MemoryUse:
-        """Measure peak memory; refused by a probe that has measured anything else before."""
-        return self._ask("memory", protocol.to_plain(request), MemoryUse, timeout, on_progress)
 
-    def open_latency(self, request: LatencyRequest, *, timeout: float) -> None:
-        """Prepare for `time_request` calls of one shape."""
-        self.run("open_latency", protocol.to_plain(request), timeout=timeout)
+def _common_chunks(
+    candidate: Probe, baseline: Probe, request: DivergenceRequest, deadline: Deadline
+) -> tuple[int, ...]:
+    """Return the numbers of the windows to compare on, of a text that both models read alike."""
+    text = TextRequest(
+        corpus_path=request.corpus_path,
+        corpus_sha256=request.corpus_sha256,
+        context=request.context,
+    )
+    one, other = (probe.text(text, timeout=deadline) for probe in (candidate, baseline))
+    for what, own, others in (
+        ("vocabulary", one.vocabulary, other.vocabulary),
+        ("number of tokens", one.tokens, other.tokens),
+        ("digest of the tokens", one.tokens_sha256, other.tokens_sha256),
+    ):
+        if own != others:
+            message = (
+                f"the {what} of {request.corpus_path} is {own} for the candidate and {others} for the"
+                " baseline: models with different tokenizers cannot be compared token by token; the"
+                " gate nll_per_byte can compare them"
+            )
+            raise MeasurementError(message)
+    return tuple(range(one.chunks)) if request.chunks is None else request.chunks
 
-    def time_request(self, *, timeout: float) -> RequestTiming:
-        """Time one request; one per call, so that two probes can take turns."""
-        return self._ask("time_request", {}, RequestTiming, timeout, None)
 
-    def run(
-        self,
-        operation: str,
-        arguments: Mapping[str, Any],
-        *,
-        timeout: float,
-        on_progress: ProgressCallback | None = None,
-    ) -> dict[str, Any]:
-        """Have an operation carried out and return its plain answer.
+def _joined(parts: Sequence[Likelihood]) -> Likelihood:
+    return dataclasses.replace(
+        parts[0],
+        chunks=tuple(chunk for part in parts for chunk in part.chunks),
+        chunk_nll=tuple(value for part in parts for value in part.chunk_nll),
+        chunk_nll2=tuple(value for part in parts for value in part.chunk_nll2),
+        token_nll=_packed([part.token_nll for part in parts]),
+        seconds=sum(part.seconds for part in parts),
+    )
 
-        Raises:
-            ProbeTimedOut: no answer came within ``timeout`` seconds; the probe was killed.
-            ProbeOutOfMemory: the probe was killed for memory, or could not allocate.
-            ProbeCrashed: the probe died, or failed in its own code and was killed.
-            ProbeRefused: the probe says why it cannot.
-            QuantgateError: what else the operation raised on purpose.
-        """
-        if not self.alive:
-            message = f"the probe (pid {self.pid}) has ended and cannot run {operation!r}"
-            raise ProbeCrashed(message, phase=self._child.phase)
-        self._number += 1
-        self._child.phase = operation
-        deadline = Deadline(timeout)
-        request = {"id": self._number, "operation": operation, "arguments": arguments}
-        try:
-            frame = protocol.encode(request)
-        except protocol.ProtocolError as error:
-            message = f"{operation!r} cannot be asked of a probe: {error}"
-            raise ProbeRefused(message, phase=operation) from error
-        try:
-            self._child.send(frame, deadline)
-            answer = self._answer(deadline, on_progress)
-        except BaseException:
-            # After Ctrl-C, or an error in `on_progress`, the answer to this call would be taken for
-            # the next one's, and nobody is left who wants it.
-            self.kill()
-            raise
-        if answer["event"] == "result":
-            return dict(answer["result"])
-        text = str(answer["message"])
-        kind = protocol.MESSAGE_ERRORS.get(str(answer["kind"]), ProbeCrashed)
-        if kind is ProbeCrashed:
-            raise self._child.fail(ProbeCrashed, text)
-        if issubclass(kind, ProbeError):
-            raise kind(text, phase=self._child.phase)
-        raise kind(text)
 
-    def close(self) -> None:
-        """Ask the probe to leave, and see that it does."""
-        if self.alive:
-            deadline = Deadline(CLOSE_SECONDS)
-            frame = protocol.encode({"id": 0, "operation": "close", "arguments": {}})
-            try:
-                self._child.send(frame, deadline)
-            except ProbeError:
-                # It is gone, which is what was wanted.
-                pass
-            else:
-                self._child.leave(deadline.left)
-        self.kill()
+def _packed(parts: Sequence[Packed]) -> Packed:
+    """Return arrays one below the other; their bytes need not be looked at for that."""
+    data = b"".join(base64.b64decode(part.data) for part in parts)
+    return Packed(
+        dtype=parts[0].dtype,
+        shape=(sum(part.shape[0] for part in parts), *parts[0].shape[1:]),
+        data=base64.b64encode(data).decode("ascii"),
+    )
 
-    def kill(self) -> None:
-        """End the probe at once. A second call does nothing."""
-        self._child.kill()
 
-    def _ask(
-        self,
-        operation: str,
-        arguments: Mapping[str, Any],
-        kind: type[RecordT],
-        timeout: float,
-        on_progress: ProgressCallback | None,
-    ) -> RecordT:
-        answer = self.run(operation, arguments, timeout=timeout, on_progress=on_progress)
-        try:
-            return protocol.from_plain(kind, answer)
-        except protocol.ProtocolError as error:
-            raise self._child.fail(ProbeCrashed, f"answered with nonsense: {error}") from error
+def write_logits(
+    model: Path,
+    text: Path,
+    target: Path,
+    *,
+    context: int,
+    chunks: int | None,
+    threads: int | None,
+    timeout: float,
+) -> int:
+    """Write a model's logits of a text into a file of llama.cpp's format; return the windows written.
 
-    def _answer(self, deadline: Deadline, on_progress: ProgressCallback | None) -> dict[str, Any]:
-        """Return the result or error event of the running request, reporting progress on the way."""
-        needed = {"result": {"result"}, "error": {"kind", "message"}, "progress": set[str]()}
-        while True:
-            message = self._child.receive(deadline)
-            event = message.get("event")
-            if (
-                message.get("id") != self._number
-                or event not in needed
-                or not needed[event] <= set(message)
-                or not isinstance(message.get("result", {}), dict)
-            ):
-                shown = repr(message)[:200]
-                what = f"answered with nonsense: {shown} is no answer to request {self._number}"
-                raise self._child.fail(ProbeCrashed, what)
-            if event != "progress":
-                return message
-            plain = {key: value for key, value in message.items() if key not in ("id", "event")}
-            try:
-                progress = protocol.from_plain(Progress, plain)
-            except protocol.ProtocolError as error:
-                what = f"answered with nonsense: {error}"
-                raise self._child.fail(ProbeCrashed, what) from error
-            self._child.phase = _phase(progress)
-            if on_progress is not None:
-                on_progress(progress)
+    Raises:
+        IntegrityError: the model is not the one its checksum says.
+        ArtifactError: the text cannot be read, or the file cannot be written.
+        ProbeError: the model cannot be run.
+    """
+    integrity.require(integrity.verify(model), required=False)
+    digest = hashlib.sha256(_bytes(text)).hexdigest()
+    request = TextRequest(corpus_path=str(text), corpus_sha256=digest, context=context)
+    settings = EngineSettings(threads=threads or hardware.usable_cores())
+    deadline = Deadline(timeout)
+    with Probe.start() as probe:
+        probe.load(model, settings, timeout=deadline.left)
+        return probe.write_logits(request, chunks, target, timeout=deadline.left)
+
+
+def _bytes(path: Path) -> bytes:
+    with open_regular(path) as file:
+        return file.read()
+
+
+def other_ways(settings: EngineSettings) -> dict[str, EngineSettings]:
+    """Return other ways to compute the same: batch size, thread count, attention kernel; by name."""
+    flash: Literal["on", "off"] = "on" if settings.flash_attention == "off" else "off"
+    threads = 2 if settings.threads == 1 else 1
+    return {
+        f"ubatch {settings.ubatch // 4}": replace(settings, ubatch=settings.ubatch // 4),
+        f"threads {threads}": replace(settings, threads=threads),
+        f"flash attention {flash}": replace(settings, flash_attention=flash),
+    }
+
+
+def measure_noise_floor(
+    runs: Mapping[str, tuple[Path, EngineSettings]],
+    text: TextRequest,
+    settings: EngineSettings,
+    *,
+    order: Sequence[int],
+    timeout: float,
+    on_progress: ProgressCallback | None = None,
+) -> NoiseFloor:
+    """Return how far models are from themselves when they are computed another way, or once more.
+
+    Each run is a model and the settings to compute it with, which is compared with the same model under
+    ``settings``; both decode the windows ``order`` in lockstep, and their divergence is exact.
+
+    Raises:
+        QuantgateError: the windows cannot be measured.
+    """
+    request = DivergenceRequest(
+        reference="live",
+        corpus_path=text.corpus_path,
+        corpus_sha256=text.corpus_sha256,
+        context=text.context,
+        chunks=tuple(order),
+    )
+    ratios: list[float] = []
+    divergences: list[float] = []
+    for path, way in runs.values():
+        other, plain = start_pair(timeout=START_SECONDS)
+        with other, plain:
+            other.load(path, way, timeout=timeout)
+            plain.load(path, settings, timeout=timeout)
+            found = measure_divergence(
+                other, plain, request, timeout=timeout, on_progress=on_progress
+            )
+        tokens = found.candidate.chunk_tokens * len(found.candidate.chunk_nll)
+        own, base = math.fsum(found.candidate.chunk_nll), math.fsum(found.baseline.chunk_nll)
+        ratios.append(abs(own - base) / tokens)
+        # Rounding can bring the mean a hair below 0.
+        divergences.append(abs(float(found.kld.array().mean(dtype="f8"))))
+    return NoiseFloor(
+        log_ratio=max(ratios), kld=max(divergences), chunks=len(order), settings=tuple(runs)
+    )
 
 
 def measure_latency(
@@ -339,45 +353,3 @@ def measure_latency(
         output_tokens=request.output_tokens,
         machine=machine,
     )
-
-
-def _phase(progress: Progress) -> str:
-    if progress.total <= 1:
-        return progress.step
-    current = min(progress.done + 1, progress.total)
-    return f"{progress.step}, {progress.unit} {current} of {progress.total}"
-
-
-def _check_hello(child: Child, hello: Mapping[str, Any], python: str) -> None:
-    if hello.get("event") != "hello":
-        raise child.fail(ProbeCrashed, f"said {repr(hello)[:200]} instead of hello")
-    if hello.get("protocol") != protocol.PROTOCOL:
-        what = (
-            f"speaks protocol {hello.get('protocol')}, this package {protocol.PROTOCOL}: {python} has"
-            " another version of pytest-quantgate; install the same one there"
-        )
-        raise child.fail(ProbeRefused, what)
-    if "error" in hello:
-        raise child.fail(ProbeRefused, f"cannot start: {hello['error']}")
-    if not {"engine", "engine_version"} <= set(hello):
-        raise child.fail(ProbeCrashed, f"said an incomplete hello: {repr(hello)[:200]}")
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment a probe starts with."""
-    environment = dict(os.environ)
-    # Without it, an assertion of the engine starts a debugger and waits for its backtrace.
-    environment["GGML_NO_BACKTRACE"] = "1"
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
-        # The engine's threads meet some hundred times a token. GNU OpenMP lets the early one spin for
-        # milliseconds; on a busy machine it spins while the late one waits for its processor.
-        # Giving up after microseconds costs nothing on an idle machine and a factor of ten less there.
-        environment["GOMP_SPINCOUNT"] = SPINS
-    # A numpy.py or json.py in the folder that pytest happens to run in is none of the probe's.
-    environment["PYTHONSAFEPATH"] = "1"
-    # A package that was put on the path by hand (a checkout, pytest's `pythonpath`) is found there too.
-    home = Path(__file__).resolve().parents[1]
-    if str(home) not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        parts = [environment.get("PYTHONPATH", ""), str(home)]
-        environment["PYTHONPATH"] = os.pathsep.join(part for part in parts if part)
-    return environment

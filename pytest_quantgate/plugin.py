@@ -78,6 +78,26 @@ OPTIONS = (
         help="Measure anew instead of using stored measurements",
     ),
     Option(
+        name="baselines",
+        kind="string",
+        default=None,
+        metavar="DIR",
+        help="Folder of committed baselines, relative to the rootdir; those missing are written",
+    ),
+    Option(
+        name="update_baselines",
+        kind="bool",
+        default=False,
+        help="Measure the committed baselines of this run anew and write them",
+    ),
+    Option(
+        name="baseline_chunks",
+        kind="int",
+        default=128,
+        metavar="N",
+        help="Windows a committed baseline is measured on (default: 128)",
+    ),
+    Option(
         name="required",
         kind="bool",
         default=False,
@@ -204,6 +224,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if path not in specs:
             specs.append(path)
     options = {option.name: option_value(config, option) for option in OPTIONS}
+    if options["update_baselines"] and not options["baselines"]:
+        message = "--quantgate-update-baselines: name their folder with --quantgate-baselines DIR"
+        raise pytest.UsageError(message)
 
     from pytest_quantgate.session import QuantgateSession  # noqa: PLC0415 - active runs only
 
@@ -324,10 +347,14 @@ def quantgate_verdict(
     quantgate_variant: Any,  # noqa: ANN401 - see above
     max_memory_mb: float | None,
     baseline_metrics: Mapping[str, float],
+    request: pytest.FixtureRequest,
 ) -> Any:  # noqa: ANN401 - a records.Verdict
     """The verdict of the gate being run; what cannot be measured is an error here."""
     from pytest_quantgate import fixtures  # noqa: PLC0415 - active runs only
 
     return fixtures.verdict(
-        quantgate_variant, max_memory_mb=max_memory_mb, baseline_metrics=baseline_metrics
+        quantgate_variant,
+        request,
+        max_memory_mb=max_memory_mb,
+        baseline_metrics=baseline_metrics,
     )

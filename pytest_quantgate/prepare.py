@@ -73,22 +73,54 @@ class Preparer:
             ArtifactError: the file is missing, malformed, or cannot be made.
             ProbeError: the probe that makes it died.
         """
-        if model.source is not None:
-            origin = source.locate(model.source, base=self._base, roots=self._roots)
-            made = False
-        elif model.parent is not None:
+        made = model.source is None
+        if made and model.parent is not None:
             origin = self.prepare(model.parent).path
-            made = True
         else:
-            message = f"{model.name} names no file and nothing to make it from"
-            raise ArtifactError(message)
+            origin = self.origin(model)
         if model.quantize is not None:
             origin = self._made(origin, model.quantize)
             made = True
-        header = gguf.read_header(origin)
+        return self._described(model, origin, made=made)
+
+    def at_hand(self, model: ModelSource) -> PreparedModel | None:
+        """Return the file of a model with a source, if it is there without being made; else None.
+
+        Raises:
+            ArtifactError: something is there that is no model, or not the file the store made.
+        """
+        try:
+            origin = self.origin(model)
+        except ArtifactError:
+            return None
+        if model.quantize is None:
+            return self._described(model, origin, made=False)
+        if model.source is None:
+            return None
+        target = self._target(origin, model.quantize)
+        if not target.exists():
+            return None
+        self._trusted(target)
+        return self._described(model, target, made=True)
+
+    def origin(self, model: ModelSource) -> Path:
+        """Return the file a model is, or the one it is made from.
+
+        Raises:
+            ArtifactError: there is none, or it lies where it may not.
+        """
+        if model.source is not None:
+            return source.locate(model.source, base=self._base, roots=self._roots)
+        if model.parent is not None:
+            return self.origin(model.parent)
+        message = f"{model.name} names no file and nothing to make it from"
+        raise ArtifactError(message)
+
+    def _described(self, model: ModelSource, path: Path, *, made: bool) -> PreparedModel:
+        header = gguf.read_header(path)
         gguf.check_architecture(header)
         return PreparedModel(
-            name=model.name, path=origin, digest=self.digest(origin), header=header, made=made
+            name=model.name, path=path, digest=self.digest(path), header=header, made=made
         )
 
     def verification(
@@ -119,6 +151,16 @@ class Preparer:
         return integrity.model_digest(path)
 
     def _made(self, origin: Path, type_name: str) -> Path:
+        target = self._target(origin, type_name)
+        if not target.exists():
+            with self._store.lock(f"model-{target.parent.name}", timeout=self._timeout):
+                if not target.exists():
+                    self._quantize(origin, target, type_name)
+        self._trusted(target)
+        return target
+
+    def _target(self, origin: Path, type_name: str) -> Path:
+        """Return where the store has, or would have, a file made from another."""
         gguf.read_header(origin)
         recipe = {
             "source": self.digest(origin),
@@ -127,15 +169,7 @@ class Preparer:
         }
         digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
         folder = self._store.root / "models" / digest[:32]
-        target = folder / f"{_stem(origin)}-{type_name}.gguf"
-        if target.exists():
-            self._trusted(target)
-            return target
-        with self._store.lock(f"model-{digest[:32]}", timeout=self._timeout):
-            if not target.exists():
-                self._quantize(origin, target, type_name)
-        self._trusted(target)
-        return target
+        return folder / f"{_stem(origin)}-{type_name}.gguf"
 
     def _trusted(self, target: Path) -> None:
         verification = self.verification(target)

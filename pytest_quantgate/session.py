@@ -12,6 +12,7 @@ import pytest
 from pytest_quantgate.baseline import Store
 from pytest_quantgate.errors import Problem, SpecError
 from pytest_quantgate.gate import GateRunner
+from pytest_quantgate.keeper import BaselineFolder
 from pytest_quantgate.plan import plan
 from pytest_quantgate.prepare import engine_name
 from pytest_quantgate.records import Location
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     from pytest_quantgate.records import Progress
 
 HOOK = "pytest_quantgate_spec"
+BASELINE_WRITTEN = "quantgate_baseline_written"
+"""User property of a report whose gate wrote a committed baseline: the file's name."""
+
 QUIET = -1
 STDOUT = 1
 
@@ -81,6 +85,8 @@ class QuantgateSession:
         self.options = options
         self.specs = list(specs)
         self.store = Store(Path(os.path.abspath(config.rootpath / str(options["store"]))))
+        self.baselines = self._baseline_folder()
+        self.written: list[str] = []
         self.rows: dict[str, table.Row] = {}
         self.resident: dict[Path, QuantizedModel] = {}
         self._walk = _Walk()
@@ -92,6 +98,20 @@ class QuantgateSession:
             self._add_conftest(plugin)
         for spec in self.specs:
             self._make_collected(spec)
+
+    def _baseline_folder(self) -> BaselineFolder | None:
+        if not self.options["baselines"]:
+            return None
+        path = self._folder(self.options["baselines"])
+        if path.exists() and not path.is_dir():
+            message = f"--quantgate-baselines: {path} is a file; name a folder"
+            raise pytest.UsageError(message)
+        return BaselineFolder(
+            path=path,
+            shown=os.path.relpath(path, self.config.rootpath),
+            update=self.options["update_baselines"],
+            chunks=self.options["baseline_chunks"],
+        )
 
     # --- collecting ---
 
@@ -162,6 +182,7 @@ class QuantgateSession:
                 threads=self.options["threads"],
                 timeout=self.options["timeout"],
                 remeasure=self.options["remeasure"],
+                baselines=self.baselines,
                 on_progress=self._on_progress,
             )
             self._loaded[path] = LoadedSpec(path=path, cases=cases, runner=runner)
@@ -249,6 +270,9 @@ class QuantgateSession:
     @pytest.hookimpl(trylast=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Keep what became of each gate, last attempt first; runs in the controller under xdist."""
+        for name, value in report.user_properties:
+            if name == BASELINE_WRITTEN and value not in self.written:
+                self.written.append(str(value))
         key = properties.key_of(report.user_properties)
         if key is None or not (report.when == "call" or report.failed):
             return
@@ -267,6 +291,10 @@ class QuantgateSession:
         if self._live is not None:
             self._live.clear()
 
+    def take_written(self) -> tuple[str, ...]:
+        """Return the committed baselines that were written since this was last asked."""
+        return () if self.baselines is None else self.baselines.take_written()
+
     def release(self, *, keep: Collection[Path] = ()) -> None:
         """Free the models that are loaded in this process, but for the ones to keep."""
         for path in [path for path in self.resident if path not in keep]:
@@ -275,13 +303,14 @@ class QuantgateSession:
     # --- reporting ---
 
     def pytest_report_header(self) -> str:
-        """Name specifications, store and engine; no model is touched for it."""
+        """Name specifications, store, baselines and engine; no model is touched for it."""
         names = ", ".join(os.path.relpath(spec, self.config.rootpath) for spec in self.specs)
         store = os.path.relpath(self.store.root, self.config.rootpath)
-        return f"quantgate: {names}, store {store}, engine {engine_name()}"
+        kept = "" if self.baselines is None else f", baselines {self.baselines.shown}"
+        return f"quantgate: {names}, store {store}{kept}, engine {engine_name()}"
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:  # noqa: ANN401 - pytest's
-        """Print the table of verdicts."""
+        """Print the table of verdicts, and which baselines wait to be committed."""
         if self._is_worker or not self.rows or self.config.get_verbosity() < QUIET:
             return
         if self.config.getoption("no_summary", default=False):
@@ -296,6 +325,8 @@ class QuantgateSession:
                 color=writer.hasmarkup,
             )
         )
+        for name in self.written:
+            terminalreporter.write(f"baseline written: {name} and its .npz; commit both\n")
 
     def pytest_unconfigure(self) -> None:
         """Leave no probe and no model behind."""

@@ -21,7 +21,7 @@ from pytest_quantgate.probe import protocol
 from pytest_quantgate.records import MEBIBYTE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 LOG_LINES = 20
 """How many of the last lines of the child's log go into an error."""
@@ -57,6 +57,23 @@ class Deadline:
     def left(self) -> float:
         """Seconds that are left; zero or less when it has passed."""
         return self._end - time.monotonic()
+
+
+@contextlib.contextmanager
+def shared_memory() -> Iterator[int]:
+    """Make memory without a name for children to share, and lend its descriptor to start them with.
+
+    It is empty and takes no memory until a child makes it larger, and is gone with the last child.
+    """
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("quantgate-exchange", os.MFD_CLOEXEC)
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 class Log:
@@ -107,7 +124,12 @@ class Child:
     """
 
     def __init__(
-        self, command: Sequence[str], *, env: Mapping[str, str], max_rss_bytes: int | None
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        max_rss_bytes: int | None,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         """Start the process in a session of its own.
 
@@ -115,6 +137,7 @@ class Child:
             command: Program and arguments.
             env: Its whole environment.
             max_rss_bytes: Kill it when its resident set is larger than this; None sets no limit.
+            pass_fds: Descriptors it inherits under their numbers.
 
         Raises:
             ProbeCrashed: it cannot be started.
@@ -133,6 +156,7 @@ class Child:
                 env=env,
                 bufsize=0,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
         except OSError as error:
             self._log.close()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -38,24 +40,41 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file so that it is whole or not there, replacing one of that name.
+    """Write a small file that other processes see whole or not at all, replacing one of that name.
 
     Raises:
         ArtifactError: when it cannot be written.
     """
+    try:
+        replace(path, data)
+    except OSError as error:
+        message = f"{path}: cannot be written: {reason(error)}"
+        raise ArtifactError(message) from error
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Do what `write_atomically` does, for callers that have a sentence of their own for failures.
+
+    Raises:
+        OSError: when it cannot be written.
+    """
     partial = path.with_name(f".{secrets.token_hex(8)}.partial")
     try:
-        try:
-            with partial.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        finally:
-            partial.unlink(missing_ok=True)
-    except OSError as error:
-        message = f"{path}: cannot be written: {error.strerror}"
-        raise ArtifactError(message) from error
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        raise
+
+
+def reason(error: OSError) -> str:
+    """Return why the system refused, and what to do where that is plain."""
+    text = error.strerror or str(error)
+    return f"{text}; free some space" if error.errno == errno.ENOSPC else text
 
 
 def near_names(path: Path) -> str:

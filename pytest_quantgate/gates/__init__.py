@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_quantgate.artifact.integrity import Verification
+    from pytest_quantgate.limits import Sampled
     from pytest_quantgate.records import (
+        Divergence,
+        DivergenceRequest,
         Generation,
         GenerationRequest,
         Latency,
@@ -30,6 +33,11 @@ if TYPE_CHECKING:
         LikelihoodRequest,
         MemoryRequest,
         MemoryUse,
+        NoiseFloor,
+        PassageLikelihood,
+        PassageRequest,
+        TextFacts,
+        TextRequest,
     )
 
 Role = Literal["candidate", "baseline"]
@@ -38,8 +46,8 @@ Role = Literal["candidate", "baseline"]
 class GateSettings(BaseModel):
     """Base of every gate's settings: frozen, strict, no unknown keys.
 
-    A field whose name starts with ``max`` or ``min`` is a limit; a gate with limits needs at least one
-    of them, which `limits_given` tells.
+    ``limit_names`` are the fields that are limits; a gate that has some needs at least one of them,
+    which `limits_given` tells.
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
@@ -63,6 +71,18 @@ class Bench(Protocol):
         """Name by which texts call the baseline, such as "the F16 baseline"."""
 
     @property
+    def candidate_type(self) -> str:
+        """Type of the variant's weights by its header, such as "Q4_K_M"."""
+
+    @property
+    def baseline_type(self) -> str:
+        """Type of the baseline's weights, by its own header or that of its committed baseline."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the user should know of where the figures came from, said in the findings."""
+
+    @property
     def literals(self) -> Mapping[str, float]:
         """Baseline figures written down as numbers (specification or fixture) instead of measured."""
 
@@ -79,8 +99,36 @@ class Bench(Protocol):
     def verification(self, *, literal: str | None, sums: Path | None) -> Verification:
         """Return how the candidate's file stands against its checksum."""
 
+    def text(self, role: Role, request: TextRequest) -> TextFacts:
+        """Return how one of the models reads a text."""
+
     def likelihood(self, role: Role, request: LikelihoodRequest) -> Likelihood:
-        """Return the likelihood of a text under one of the models."""
+        """Return the likelihood of windows of a text under one of the models."""
+
+    def divergence(self, request: DivergenceRequest) -> Divergence:
+        """Return how far the candidate's predictions are from the baseline's."""
+
+    def passages(self, role: Role, request: PassageRequest) -> PassageLikelihood:
+        """Return the likelihood of passages of a text, cut by bytes, under one of the models."""
+
+    def passage_count(self, path: Path, passage_bytes: int) -> int:
+        """Return how many passages of that many bytes a text has."""
+
+    def served_chunks(
+        self, request: TextRequest, *, seed: int, distributions: bool = False
+    ) -> int | None:
+        """Return how many windows of a text the baseline can answer for.
+
+        None means all of them, because the baseline itself can be run. A number means that there is
+        only a committed baseline, which holds that many windows, the first ones of the seed's order;
+        with ``distributions`` those whose most likely tokens it holds.
+        """
+
+    def committed(self, request: TextRequest, *, seed: int) -> tuple[Path, str] | None:
+        """Return path and SHA-256 of a committed baseline's arrays, None where there is none."""
+
+    def noise_floor(self, request: TextRequest) -> NoiseFloor | None:
+        """Return how far the baseline is from itself on a text, None where nobody measured it."""
 
     def generation(self, role: Role, request: GenerationRequest) -> Generation:
         """Return one of the models' continuations."""
@@ -97,7 +145,10 @@ EvidenceT = TypeVar("EvidenceT")
 
 
 class Judgement(BaseModel):
-    """What a gate concludes from its evidence; `gate.py` adds who, where and when."""
+    """What a gate concludes from its evidence; `gate.py` adds who, where and when.
+
+    ``warn`` says that the outcome, being inconclusive, is to be a warning and no failure.
+    """
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
 
@@ -106,6 +157,7 @@ class Judgement(BaseModel):
     findings: tuple[str, ...] = ()
     advice: tuple[str, ...] = ()
     record: dict[str, float | int | str | bool | None] = {}
+    warn: bool = False
 
 
 class Gate(ABC, Generic[SettingsT, EvidenceT]):
@@ -126,6 +178,9 @@ class Gate(ABC, Generic[SettingsT, EvidenceT]):
     loads_model: ClassVar[bool] = True
     """Whether a probe runs the model; False lets the gate run on a file that must not be loaded."""
 
+    compares_windows: ClassVar[bool] = False
+    """Whether limits compare the two models window by window of a text, above a noise floor."""
+
     @abstractmethod
     def needs_baseline(self, settings: SettingsT) -> bool:
         """Tell whether a limit compares with the baseline."""
@@ -137,6 +192,10 @@ class Gate(ABC, Generic[SettingsT, EvidenceT]):
     @abstractmethod
     def judge(self, settings: SettingsT, evidence: EvidenceT, bench: Bench) -> Judgement:
         """Hold the evidence against the limits. Pure: measures nothing."""
+
+    def sampled(self, settings: SettingsT, evidence: EvidenceT) -> Sampled | None:  # noqa: ARG002
+        """Return the limits of a gate that draws from a text, as they are decided; None for others."""
+        return None
 
 
 @functools.cache

@@ -4,26 +4,62 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from pytest_quantgate import stats
-from pytest_quantgate.errors import MeasurementError
+from pytest_quantgate import limits, paired, sampling, statement, stats
 from pytest_quantgate.gates import Bench, Gate, GateSettings, Judgement
+from pytest_quantgate.limits import Draw, Sampled, SampledLimit
 from pytest_quantgate.quantity import Percentage
-from pytest_quantgate.records import Check, Interval, Likelihood, LikelihoodRequest, Outcome
+from pytest_quantgate.records import Likelihood, LikelihoodRequest, Outcome, TextRequest
+from pytest_quantgate.sampling import SamplingSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-MINIMUM_CHUNKS = 2
+    from pytest_quantgate.records import Check
+    from pytest_quantgate.sampling import Drawn, Schedule
 
 
-class PerplexitySettings(GateSettings):
-    """Limits on perplexity and the text it is measured on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """An increase of perplexity that a published guide draws its line at, and what it says beyond."""
 
-    limit_names: ClassVar[tuple[str, ...]] = ("max", "max_ratio", "max_increase")
+    increase: float
+    advice: str
+
+
+POLICIES = {
+    "strict": Policy(
+        increase=0.02,
+        advice=(
+            "the guide Quantization Strategy accepts a loss below 2%; beyond it, it takes Q5_K_M or"
+            " Q5_K_S in place of a 4-bit type, and AWQ rather than GPTQ where the runtime has both"
+        ),
+    ),
+    "standard": Policy(
+        increase=0.05,
+        advice=(
+            "the guide Quantization Strategy asks to try a different quantization method before a"
+            " loss above 5% is accepted"
+        ),
+    ),
+    "lenient": Policy(
+        increase=0.1,
+        advice=(
+            "the guides Model Quantization and Quantization for Inference end at 10%; the latter says"
+            " to move up one quantization level when outputs get noticeably worse"
+        ),
+    ),
+}
+"""Thresholds of published guides to quantization; docs/gate-perplexity.md says more of them."""
+
+
+class PerplexityLimits(GateSettings):
+    """The limits of a perplexity gate."""
+
+    limit_names: ClassVar[tuple[str, ...]] = ("max", "max_ratio", "max_increase", "policy")
 
     max: float | None = Field(default=None, gt=1, description="Highest perplexity accepted")
     max_ratio: float | None = Field(
@@ -34,26 +70,30 @@ class PerplexitySettings(GateSettings):
     max_increase: Percentage | None = Field(
         default=None, description='Highest increase over the baseline\'s perplexity, such as "3%"'
     )
-    corpus: str | None = Field(
+    policy: Literal["strict", "standard", "lenient"] | None = Field(
         default=None,
-        min_length=1,
-        description="Text to measure on: a UTF-8 file or builtin:python-docs",
+        description="Highest increase by a published guide: strict 2%, standard 5%, lenient 10%",
     )
-    context: int | None = Field(default=None, ge=8, description="Window length in tokens")
-    chunks: int | None = Field(
-        default=None,
-        ge=MINIMUM_CHUNKS,
-        description="Number of windows to measure, from the start; all by default",
-    )
+
+
+class PerplexitySettings(SamplingSettings, PerplexityLimits):
+    """Limits on perplexity and the text it is measured on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PerplexityEvidence:
-    """Likelihood of the same text under both models, or the baseline's perplexity as a number."""
+    """Likelihood of the same windows under both models, or the baseline's perplexity as a number.
+
+    ``plan`` says how the text was to be drawn from and ``drawn`` what came of it; ``served`` is how many
+    windows a committed baseline holds, None where there is no such end.
+    """
 
     candidate: Likelihood
     baseline: Likelihood | None
     literal: float | None
+    plan: Schedule
+    drawn: Drawn
+    served: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +113,7 @@ def perplexity(likelihood: Likelihood) -> Perplexity:
     count = likelihood.chunk_tokens * len(likelihood.chunk_nll)
     mean = _running_sum(likelihood.chunk_nll) / count
     variance = max(0.0, _running_sum(likelihood.chunk_nll2) / count - mean * mean)
-    value = math.exp(mean)
+    value = limits.exponential(mean)
     return Perplexity(value=value, error=value * math.sqrt(variance / (count - 1)))
 
 
@@ -85,97 +125,229 @@ def _running_sum(values: tuple[float, ...]) -> float:
     return total
 
 
+def sampled_limits(
+    settings: PerplexitySettings,
+    candidate: Likelihood,
+    baseline: Likelihood | None,
+    literal: float | None,
+) -> tuple[SampledLimit, ...]:
+    """Return each limit that is set with the values of the windows that decide it.
+
+    The windows' values are mean negative log-likelihoods for ``max``, in nats, and paired differences
+    of them for the others.
+    """
+    own = _means(candidate)
+    found = []
+    if settings.max is not None:
+        found.append(
+            SampledLimit(
+                name="max",
+                statistic="perplexity",
+                limit=settings.max,
+                bound=math.log(settings.max),
+                values=own,
+                shown=limits.exponential,
+            )
+        )
+    if baseline is not None:
+        reference, base = perplexity(baseline).value, _means(baseline)
+    elif literal is not None:
+        reference, base = literal, (math.log(literal),) * len(own)
+    else:
+        return tuple(found)
+    differences = tuple(a - b for a, b in zip(own, base, strict=True))
+    found.extend(
+        SampledLimit(
+            name=name,
+            statistic="perplexity ratio",
+            limit=limit,
+            bound=math.log(limit),
+            values=differences,
+            shown=limits.exponential,
+            baseline=reference,
+            limit_text=text,
+        )
+        for name, limit, text in _ratios(settings)
+    )
+    return tuple(found)
+
+
+def _means(likelihood: Likelihood) -> tuple[float, ...]:
+    return tuple(nll / likelihood.chunk_tokens for nll in likelihood.chunk_nll)
+
+
+def _ratios(settings: PerplexitySettings) -> Iterator[tuple[str, float, str]]:
+    """Yield name, limit and text of every limit on the ratio; an empty text is made from the rest."""
+    if settings.max_ratio is not None:
+        yield "max_ratio", settings.max_ratio, ""
+    if settings.max_increase is not None:
+        yield "max_increase", 1 + settings.max_increase, ""
+    if settings.policy is not None:
+        limit = 1 + POLICIES[settings.policy].increase
+        yield "policy", limit, f"policy {settings.policy} ({limit:g})"
+
+
 class PerplexityGate(Gate[PerplexitySettings, PerplexityEvidence]):
-    """`max`, `max_ratio`, `max_increase` on perplexity; the window is the sampling unit."""
+    """`max`, `max_ratio`, `max_increase` and `policy` on perplexity; the window is the sampling unit."""
 
     name = "perplexity"
     settings = PerplexitySettings
     metric = "perplexity"
+    compares_windows = True
 
     def needs_baseline(self, settings: PerplexitySettings) -> bool:
-        """A ratio and an increase compare with the baseline."""
-        return settings.max_ratio is not None or settings.max_increase is not None
+        """A ratio, an increase and a policy compare with the baseline."""
+        relative = (settings.max_ratio, settings.max_increase, settings.policy)
+        return any(limit is not None for limit in relative)
 
     def measure(self, settings: PerplexitySettings, bench: Bench) -> PerplexityEvidence:
-        """Measure the candidate and, unless its perplexity is a given number, the baseline."""
+        """Measure windows of both models, in the seed's order, until the limits are decided.
+
+        Raises:
+            MeasurementError: the models cannot be compared, a limit is inside the noise, or what was
+                measured can be no model's honest likelihood.
+        """
         path, digest = bench.corpus(settings.corpus)
-        request = LikelihoodRequest(
-            corpus_path=str(path),
-            corpus_sha256=digest,
-            context=settings.context or bench.context,
-            chunks=settings.chunks,
-        )
+        context = settings.context or bench.context
+        text = TextRequest(corpus_path=str(path), corpus_sha256=digest, context=context)
         literal = bench.literals.get("perplexity") if self.needs_baseline(settings) else None
-        baseline = None
-        if self.needs_baseline(settings) and literal is None:
-            baseline = bench.likelihood("baseline", request)
-        candidate = bench.likelihood("candidate", request)
-        if baseline is not None:
-            _same_tokens(candidate, baseline)
-        return PerplexityEvidence(candidate=candidate, baseline=baseline, literal=literal)
+        compared = self.needs_baseline(settings) and literal is None
+        names = (bench.candidate_name, bench.baseline_name)
+        facts = bench.text("candidate", text)
+        served = None
+        if compared:
+            paired.require_same_tokens(
+                facts, bench.text("baseline", text), names=names, what="their perplexities"
+            )
+            _require_beyond_noise(settings, bench, text)
+            served = bench.served_chunks(text, seed=settings.seed)
+        population = paired.population(facts.chunks, settings.chunks)
+        plan = sampling.schedule(population, max_chunks=settings.max_chunks, available=served)
+        order = sampling.order(settings.seed, population)
+        own: list[Likelihood] = []
+        base: list[Likelihood] = []
+
+        def take(start: int, stop: int) -> None:
+            request = LikelihoodRequest(
+                corpus_path=text.corpus_path,
+                corpus_sha256=text.corpus_sha256,
+                context=context,
+                chunks=order[start:stop],
+            )
+            if compared:
+                base.append(bench.likelihood("baseline", request))
+            own.append(bench.likelihood("candidate", request))
+
+        def so_far() -> tuple[Likelihood, Likelihood | None]:
+            return paired.merged(own), paired.merged(base) if base else None
+
+        def decide(_count: int) -> Outcome:
+            candidate, baseline = so_far()
+            _require_sense(candidate, baseline, bench)
+            found = sampled_limits(settings, candidate, baseline, literal)
+            return limits.settled(found, Draw.of(plan, settings))
+
+        drawn = sampling.draw(plan, take, decide, max_seconds=settings.max_time)
+        candidate, baseline = so_far()
+        return PerplexityEvidence(
+            candidate=candidate,
+            baseline=baseline,
+            literal=literal,
+            plan=plan,
+            drawn=drawn,
+            served=served,
+        )
 
     def judge(
         self, settings: PerplexitySettings, evidence: PerplexityEvidence, bench: Bench
     ) -> Judgement:
         """Hold perplexity and its ratio to the baseline's against the limits."""
-        likelihood = evidence.candidate
-        measured = perplexity(likelihood)
-        reference = _reference(evidence)
-        drawn, available = len(likelihood.chunk_nll), likelihood.available_chunks
-        sample = f"{drawn} of {available} chunks" if drawn < available else f"all {drawn} chunks"
-        checks: list[Check] = []
+        likelihood, plan, drawn = evidence.candidate, evidence.plan, evidence.drawn
+        draw = Draw.of(plan, settings)
+        found = sampled_limits(settings, likelihood, evidence.baseline, evidence.literal)
+        sample = statement.sample(drawn, plan)
+        checks = tuple(limit.check(draw, sample=sample) for limit in found)
+        outcome = stats.worst([check.outcome for check in checks])
+        measured, reference = perplexity(likelihood), _reference(evidence)
+        effect = None
         scored = f"{sample} of {likelihood.chunk_tokens} scored tokens"
         findings = [f"perplexity {measured.value:.4f} ± {measured.error:.5f} over {scored}"]
         if reference is not None:
             findings.append(f"{bench.baseline_name}: perplexity {_spoken(reference)}")
-        for name, limit, values, base in _limits(settings, evidence):
-            interval = _exponential(
-                stats.mean_interval(values, population=likelihood.available_chunks)
+        if evidence.baseline is not None:
+            effect = paired.design_effect(likelihood, evidence.baseline)
+        if effect is not None:
+            findings.append(
+                f"design effect {effect:.2f}: the windows' differences vary that many times as much as"
+                " if their tokens were independent"
             )
-            outcome = stats.at_most(interval, limit)
-            checks.append(
-                Check(
-                    limit_name=name,
-                    statistic="perplexity" if name == "max" else "perplexity ratio",
-                    outcome=outcome,
-                    value=math.exp(math.fsum(values) / len(values)),
-                    interval=interval,
-                    limit=limit,
-                    baseline=base,
-                    sample=sample,
-                )
-            )
-            if outcome is Outcome.INCONCLUSIVE:
-                needed = stats.values_needed(values, limit=math.log(limit), population=available)
-                findings.append(
-                    f"{name} is undecided: about {needed} of {available} chunks would decide it"
-                )
+        findings.extend(statement.undecided(found, draw, drawn, settings, served=evidence.served))
         return Judgement(
-            headline=_headline(measured, reference, checks),
-            checks=tuple(checks),
-            findings=tuple(findings),
+            headline=_headline(
+                measured, reference, checks, end=statement.ending(outcome, drawn, plan)
+            ),
+            checks=checks,
+            findings=(*findings, *bench.notes),
+            advice=_advice(settings, checks),
+            warn=outcome is Outcome.INCONCLUSIVE and settings.on_inconclusive == "warn",
             record={
                 "perplexity": measured.value,
                 "perplexity_error": measured.error,
                 "baseline_perplexity": None if reference is None else reference.value,
-                "chunks": drawn,
-                "available_chunks": available,
-                "scored_tokens": drawn * likelihood.chunk_tokens,
+                "chunks": drawn.chunks,
+                "population": plan.population,
+                "available_chunks": likelihood.available_chunks,
+                "scored_tokens": drawn.chunks * likelihood.chunk_tokens,
                 "vocabulary": likelihood.vocabulary,
+                "design_effect": effect,
+                "seed": settings.seed,
+                "ended": drawn.ended,
             },
         )
 
+    def sampled(self, settings: PerplexitySettings, evidence: PerplexityEvidence) -> Sampled:
+        """Return the limits as they are decided."""
+        seconds = evidence.candidate.seconds
+        if evidence.baseline is not None:
+            seconds += evidence.baseline.seconds
+        return Sampled(
+            limits=sampled_limits(
+                settings, evidence.candidate, evidence.baseline, evidence.literal
+            ),
+            draw=Draw.of(evidence.plan, settings),
+            chunks=evidence.drawn.chunks,
+            seconds=seconds,
+        )
 
-def _same_tokens(candidate: Likelihood, baseline: Likelihood) -> None:
-    if candidate.tokens_sha256 == baseline.tokens_sha256:
-        return
-    message = (
-        "the variant and the baseline read the text as different tokens"
-        f" ({candidate.corpus_tokens} of a vocabulary of {candidate.vocabulary} against"
-        f" {baseline.corpus_tokens} of {baseline.vocabulary}): their perplexities cannot be compared;"
-        " use models with the same tokenizer, or an absolute `max`"
-    )
-    raise MeasurementError(message)
+
+def _require_beyond_noise(settings: PerplexitySettings, bench: Bench, text: TextRequest) -> None:
+    noise = bench.noise_floor(text)
+    if noise is not None:
+        paired.require_beyond_noise(
+            [(name, limit, abs(math.log(limit))) for name, limit, _ in _ratios(settings)],
+            floor=noise.log_ratio,
+            noise=noise,
+            advice="take a ratio of at least exp({least:.3g})",
+        )
+
+
+def _require_sense(candidate: Likelihood, baseline: Likelihood | None, bench: Bench) -> None:
+    names = (bench.candidate_name, bench.baseline_name)
+    for name, likelihood in zip(names, (candidate, baseline), strict=True):
+        if likelihood is not None:
+            paired.require_skill(
+                name,
+                nll=math.fsum(likelihood.chunk_nll),
+                tokens=likelihood.chunk_tokens * len(likelihood.chunk_nll),
+                vocabulary=likelihood.vocabulary,
+            )
+    if baseline is not None:
+        paired.require_difference(
+            candidate.token_nll.array(),
+            baseline.token_nll.array(),
+            names=names,
+            types=(bench.candidate_type, bench.baseline_type),
+        )
 
 
 def _reference(evidence: PerplexityEvidence) -> Perplexity | None:
@@ -186,51 +358,32 @@ def _reference(evidence: PerplexityEvidence) -> Perplexity | None:
     return None
 
 
-def _limits(
-    settings: PerplexitySettings, evidence: PerplexityEvidence
-) -> Iterator[tuple[str, float, tuple[float, ...], float | None]]:
-    """Yield name, limit, log values by chunk and the baseline's perplexity for each limit given."""
-    tokens = evidence.candidate.chunk_tokens
-    own = tuple(nll / tokens for nll in evidence.candidate.chunk_nll)
-    if settings.max is not None:
-        yield "max", settings.max, own, None
-    reference = _reference(evidence)
-    if reference is None:
-        return
-    if evidence.baseline is not None:
-        base = tuple(nll / tokens for nll in evidence.baseline.chunk_nll)
-    else:
-        base = (math.log(reference.value),) * len(own)
-    paired = tuple(a - b for a, b in zip(own, base, strict=True))
-    if settings.max_ratio is not None:
-        yield "max_ratio", settings.max_ratio, paired, reference.value
-    if settings.max_increase is not None:
-        yield "max_increase", 1 + settings.max_increase, paired, reference.value
-
-
-def _exponential(interval: Interval) -> Interval:
-    return Interval(
-        low=math.exp(interval.low), high=math.exp(interval.high), confidence=interval.confidence
-    )
-
-
 def _spoken(reference: Perplexity) -> str:
     if reference.error:
         return f"{reference.value:.4f} ± {reference.error:.5f}"
     return f"{reference.value:g} (given as a number)"
 
 
-def _headline(measured: Perplexity, reference: Perplexity | None, checks: list[Check]) -> str:
-    decisive = max(checks, key=lambda check: _SEVERITY[check.outcome])
-    sign = {Outcome.PASS: "<=", Outcome.FAIL: ">", Outcome.INCONCLUSIVE: "~"}[decisive.outcome]
-    if reference is None or decisive.limit_name == "max":
-        return f"perplexity {measured.value:.4g} {sign} {decisive.limit_name} {decisive.limit:g}"
-    return (
-        f"perplexity ratio {decisive.value:.4f} {sign} {decisive.limit_name} {decisive.limit:g}"
-        f" ({measured.value:.4g} against {reference.value:.4g})"
+def _advice(settings: PerplexitySettings, checks: Sequence[Check]) -> tuple[str, ...]:
+    return tuple(
+        POLICIES[settings.policy].advice
+        for check in checks
+        if settings.policy is not None
+        and (check.limit_name, check.outcome) == ("policy", Outcome.FAIL)
     )
 
 
-_SEVERITY = {Outcome.PASS: 0, Outcome.INCONCLUSIVE: 1, Outcome.FAIL: 2}
+def _headline(
+    measured: Perplexity, reference: Perplexity | None, checks: Sequence[Check], *, end: str
+) -> str:
+    check = statement.decisive(checks)
+    limit = check.limit_text or f"{check.limit_name} {check.limit:g}"
+    if reference is None or check.limit_name == "max":
+        return f"perplexity {measured.value:.4g} {statement.sign(check)} {limit}; {end}"
+    return (
+        f"perplexity ratio {check.value:.4f} {statement.sign(check)} {limit}"
+        f" ({measured.value:.4g} against {reference.value:.4g}); {end}"
+    )
+
 
 GATE = PerplexityGate()

@@ -23,19 +23,24 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantgate.errors import ProbeOutOfMemory, ProbeRefused, QuantgateError
 from pytest_quantgate.probe import protocol
 from pytest_quantgate.records import (
+    DivergenceRequest,
     EngineSettings,
     GenerationRequest,
     LatencyRequest,
     LikelihoodRequest,
     MemoryRequest,
+    PassageRequest,
     Progress,
+    TextRequest,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from pytest_quantgate.probe.backend import Backend
+    from pytest_quantgate.probe.exchange import Exchange
     from pytest_quantgate.probe.timing import LatencyBench
+    from pytest_quantgate.probe.windows import Reader
     from pytest_quantgate.records import ModelFacts
 
     Report = Callable[[Progress], None]
@@ -52,9 +57,12 @@ OPERATIONS: Mapping[str, str] = {
 class Model:
     """The one model of this process and what was measured with it."""
 
-    def __init__(self, backend: Backend) -> None:
-        """Start with nothing loaded."""
+    def __init__(self, backend: Backend, exchange: int | None = None) -> None:
+        """Start with nothing loaded; ``exchange`` is a descriptor of memory shared with a probe."""
         self._backend = backend
+        self._descriptor = exchange
+        self._shared: Exchange | None = None
+        self._reader: Reader | None = None
         self._loaded: tuple[ModelFacts, EngineSettings, Path, int] | None = None
         self._used_by: str | None = None
         self._bench: LatencyBench | None = None
@@ -75,14 +83,63 @@ class Model:
         self._loaded = (facts, settings, path, before)
         return protocol.to_plain(facts)
 
+    def text(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Tell how the model reads a text."""
+        from pytest_quantgate.probe.likelihood import measure_text  # noqa: PLC0415 - numpy
+
+        request = protocol.from_plain(TextRequest, arguments)
+        return protocol.to_plain(measure_text(self._read("text"), request, report))
+
     def likelihood(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
         """Score a text."""
         from pytest_quantgate.probe.likelihood import measure_likelihood  # noqa: PLC0415 - numpy
 
-        facts, settings, _, _ = self._use("likelihood")
         request = protocol.from_plain(LikelihoodRequest, arguments)
+        return protocol.to_plain(measure_likelihood(self._read("likelihood"), request, report))
+
+    def passages(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Score passages of a text."""
+        from pytest_quantgate.probe.passages import measure_passages  # noqa: PLC0415 - numpy
+
+        request = protocol.from_plain(PassageRequest, arguments)
+        return protocol.to_plain(measure_passages(self._read("passages"), request, report))
+
+    def divergence(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Compare with a baseline's predictions in a file."""
+        from pytest_quantgate.probe import references  # noqa: PLC0415 - numpy
+
+        request = protocol.from_plain(DivergenceRequest, arguments)
         return protocol.to_plain(
-            measure_likelihood(self._backend, facts, settings, request, report)
+            references.measure_against_file(self._read("divergence"), request, report)
+        )
+
+    def write_logits(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Write a logits file."""
+        from pytest_quantgate.probe import references  # noqa: PLC0415 - numpy
+
+        request = protocol.from_plain(TextRequest, arguments["request"])
+        path = Path(arguments["path"])
+        chunks = references.write_logits(
+            self._read("logits"), request, arguments["chunks"], path, report
+        )
+        return {"chunks": chunks}
+
+    def share_logits(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Leave logits to the other probe of a pair."""
+        from pytest_quantgate.probe import exchange, references  # noqa: PLC0415 - numpy
+
+        share = protocol.from_plain(exchange.ShareRequest, arguments)
+        return protocol.to_plain(
+            references.share_logits(self._read("divergence"), self._exchange(), share, report)
+        )
+
+    def compare_shared(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Compare with the logits that the other probe of a pair has left."""
+        from pytest_quantgate.probe import exchange, references  # noqa: PLC0415 - numpy
+
+        compare = protocol.from_plain(exchange.CompareRequest, arguments)
+        return protocol.to_plain(
+            references.compare_shared(self._read("divergence"), self._exchange(), compare, report)
         )
 
     def generation(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
@@ -90,6 +147,7 @@ class Model:
         from pytest_quantgate.probe.generation import measure_generation  # noqa: PLC0415 - numpy
 
         facts, _, _, _ = self._use("generation")
+        self._release()
         request = protocol.from_plain(GenerationRequest, arguments)
         return protocol.to_plain(measure_generation(self._backend, facts, request, report))
 
@@ -119,6 +177,7 @@ class Model:
         from pytest_quantgate.probe.timing import LatencyBench  # noqa: PLC0415 - numpy
 
         facts, _, _, _ = self._use("latency")
+        self._release()
         if self._bench is not None:
             self._bench.close()
             self._bench = None
@@ -132,6 +191,30 @@ class Model:
             message = "no latency measurement is open; send 'open_latency' first"
             raise ProbeRefused(message)
         return protocol.to_plain(self._bench.time_request())
+
+    def _read(self, name: str) -> Reader:
+        """Return the reader, which keeps tokens and a session from one request to the next."""
+        from pytest_quantgate.probe.windows import Reader  # noqa: PLC0415 - numpy
+
+        facts, settings, _, _ = self._use(name)
+        if self._reader is None:
+            self._reader = Reader(self._backend, facts, settings)
+        return self._reader
+
+    def _exchange(self) -> Exchange:
+        from pytest_quantgate.probe.exchange import Exchange  # noqa: PLC0415 - numpy
+
+        if self._descriptor is None:
+            message = "this probe shares no memory with another; start the two as a pair"
+            raise ProbeRefused(message)
+        if self._shared is None:
+            self._shared = Exchange(self._descriptor)
+        return self._shared
+
+    def _release(self) -> None:
+        """Free what reading keeps: other measurements want the memory."""
+        if self._reader is not None:
+            self._reader.release()
 
     def _use(self, name: str) -> tuple[ModelFacts, EngineSettings, Path, int]:
         if self._loaded is None:
@@ -169,7 +252,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     parser = argparse.ArgumentParser(prog="pytest_quantgate.probe")
     parser.add_argument("--backend", required=True, metavar="MODULE:ATTRIBUTE")
-    target = parser.parse_args(arguments).backend
+    parser.add_argument("--exchange", type=int, metavar="DESCRIPTOR")
+    parsed = parser.parse_args(arguments)
+    target = parsed.backend
     try:
         backend: Backend = _resolve(target)()
     except Exception as error:  # noqa: BLE001 - the parent is told, whatever it was
@@ -186,7 +271,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "engine_version": backend.engine_version,
         }
     )
-    model = Model(backend)
+    model = Model(backend, parsed.exchange)
     while (request := requests.get())["operation"] != "close":
         _answer(request, model, channel)
     return 0
@@ -251,7 +336,13 @@ def _describe(error: Exception) -> tuple[str, str]:
 def _operation(name: str, model: Model) -> Callable[[dict[str, Any], Report], dict[str, Any]]:
     own: Mapping[str, Callable[[dict[str, Any], Report], dict[str, Any]]] = {
         "load": model.load,
+        "text": model.text,
         "likelihood": model.likelihood,
+        "passages": model.passages,
+        "divergence": model.divergence,
+        "write_logits": model.write_logits,
+        "share_logits": model.share_logits,
+        "compare_shared": model.compare_shared,
         "generation": model.generation,
         "memory": model.memory,
         "open_latency": model.open_latency,

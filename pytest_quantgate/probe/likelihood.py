@@ -1,47 +1,57 @@
-"""Perplexity's raw material: the negative log-likelihood of a text, window by window.
-
-The algorithm is that of llama.cpp's `llama-perplexity` (tools/perplexity/perplexity.cpp, `perplexity`),
-so that figures agree with the tool to the printed digit: the whole text is tokenized at once and cut
-into windows without overlap; the first token of each window is replaced by BOS where the model wants
-one; only predictions made in a window's second half are scored, which is 255 of 512 tokens.
-"""
+"""Perplexity's raw material: the negative log-likelihood of a text, token by token."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from pytest_quantgate.errors import ArtifactError, MeasurementError, ProbeRefused
+from pytest_quantgate.errors import MeasurementError, ProbeRefused
 from pytest_quantgate.probe.backend import Batch, ContextShape
-from pytest_quantgate.records import Likelihood, Progress
+from pytest_quantgate.probe.protocol import FRAME_LIMIT_BYTES
+from pytest_quantgate.records import Likelihood, Packed, Progress, TextFacts, TopTokens
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
-    from pytest_quantgate.probe.backend import Backend, Session
-    from pytest_quantgate.records import EngineSettings, LikelihoodRequest, ModelFacts
+    from pytest_quantgate.probe.backend import Backend
+    from pytest_quantgate.probe.windows import Reader, Windows
+    from pytest_quantgate.records import LikelihoodRequest, TextRequest
 
-_SHORTEST_CONTEXT = 4
-
-_BLOCK_VALUES = 1 << 18
+BLOCK_VALUES = 1 << 18
 """Logits reduced at a time: 1 MiB, so that the exponentials are summed while still in the cache."""
+
+_SMALL_VOCABULARY = 1 << 16
+
+
+def measure_text(
+    reader: Reader, request: TextRequest, report: Callable[[Progress], None]
+) -> TextFacts:
+    """Tell how a model reads a text.
+
+    Raises:
+        ArtifactError: the corpus cannot be read, changed, is no UTF-8 text, or is too short.
+        ProbeRefused: the context or the model does not fit windows of text.
+    """
+    windows = reader.cut(
+        request.corpus_path, sha256=request.corpus_sha256, context=request.context, report=report
+    )
+    return TextFacts(
+        chunks=windows.available,
+        tokens=windows.total,
+        tokens_sha256=windows.sha256,
+        vocabulary=reader.facts.vocabulary,
+    )
 
 
 def measure_likelihood(
-    backend: Backend,
-    facts: ModelFacts,
-    settings: EngineSettings,
-    request: LikelihoodRequest,
-    report: Callable[[Progress], None],
+    reader: Reader, request: LikelihoodRequest, report: Callable[[Progress], None]
 ) -> Likelihood:
-    """Score a text.
+    """Score windows of a text.
 
     Raises:
         ArtifactError: the corpus cannot be read, changed, is no UTF-8 text, or is too short.
@@ -49,90 +59,61 @@ def measure_likelihood(
         ProbeRefused: the request or the model does not fit this measurement.
     """
     started = time.monotonic()
-    _check_request(backend, settings, request)
-    text = read_corpus(Path(request.corpus_path), sha256=request.corpus_sha256)
-    report(Progress(step="tokenizing", done=0, total=1, unit="corpus"))
-    tokens = backend.tokenize(text, add_special=True, parse_special=False)
-    context = request.context
-    if len(tokens) < 2 * context:
-        message = (
-            f"corpus {request.corpus_path} has {len(tokens)} tokens; {2 * context} are needed, two"
-            f" windows of {context}: use a longer text or a shorter context"
-        )
-        raise ArtifactError(message)
-    available = len(tokens) // context
-    chunks = available if request.chunks is None else min(request.chunks, available)
-    windows = tokens[: chunks * context].reshape(chunks, context)
-
-    # As many windows at a time as fit a batch, so that each one is decoded in a single call.
-    fitting = settings.batch // context
-    together = min(request.sequences or fitting, chunks, fitting)
-    nll = np.empty(chunks)
-    nll2 = np.empty(chunks)
-    report(Progress(step="likelihood", done=0, total=chunks, unit="chunk"))
-    session = backend.open(ContextShape(sequences=together, tokens=context))
+    windows = reader.cut(
+        request.corpus_path,
+        sha256=request.corpus_sha256,
+        context=request.context,
+        chunks=request.chunks,
+        report=report,
+    )
+    count = len(windows.numbers)
+    scores = np.empty(windows.targets.shape)
+    top = None
+    if request.top:
+        _check_top(request.top, reader.facts.vocabulary, scores.size)
+        top = _Top(scores.shape, request.top)
+    report(Progress(step="likelihood", done=0, total=count, unit="chunk"))
     # The engine's threads sleep while logits are reduced, and numpy computes without Python's lock.
-    pool = ThreadPoolExecutor(max_workers=settings.threads)
-    try:
-        for start in range(0, chunks, together):
-            group = windows[start : start + together]
-            scores = _score(
-                session,
-                group,
-                bos=backend.bos if facts.add_bos else None,
-                first=start,
-                pool=pool,
-            )
-            nll[start : start + len(group)] = scores.sum(axis=1)
-            nll2[start : start + len(group)] = np.square(scores).sum(axis=1)
-            done = start + len(group)
-            report(Progress(step="likelihood", done=done, total=chunks, unit="chunk"))
-    finally:
-        pool.shutdown()
-        session.close()
-    return Likelihood(
-        chunk_nll=tuple(nll.tolist()),
-        chunk_nll2=tuple(nll2.tolist()),
-        chunk_tokens=context - context // 2 - 1,
-        available_chunks=available,
-        corpus_tokens=len(tokens),
-        tokens_sha256=hashlib.sha256(tokens.astype("<i4").tobytes()).hexdigest(),
-        vocabulary=facts.vocabulary,
+    with ThreadPoolExecutor(max_workers=reader.settings.threads) as pool:
+        for start, rows in reader.logits(windows, sequences=request.sequences):
+            end = start + len(rows)
+            group = windows.part(start, end)
+            scores[start:end] = np.stack(list(pool.map(token_nll, rows, group.targets)))
+            reader.require_finite(scores[start:end], group)
+            if top is not None:
+                list(pool.map(top.take, range(start, end), rows))
+            report(Progress(step="likelihood", done=end, total=count, unit="chunk"))
+    return likelihood_of(
+        scores,
+        windows,
+        vocabulary=reader.facts.vocabulary,
         seconds=time.monotonic() - started,
+        top=None if top is None else top.packed(reader.facts.vocabulary),
     )
 
 
-def read_corpus(path: Path, *, sha256: str) -> str:
-    """Return a corpus as `llama-perplexity -f` reads it: one newline at the very end is dropped.
-
-    Raises:
-        ArtifactError: the file is unreadable, empty, not UTF-8, or not the one with this digest.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        message = f"corpus {path} cannot be read: {error.strerror}"
-        raise ArtifactError(message) from error
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != sha256:
-        message = (
-            f"corpus {path} changed during the run: its sha256 is {digest[:16]}..., it was"
-            f" {sha256[:16]}...; let nothing write to it and run again"
-        )
-        raise ArtifactError(message)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        message = (
-            f"corpus {path} is no UTF-8 text: byte {data[error.start]:#04x} at offset {error.start};"
-            " save it as UTF-8"
-        )
-        raise ArtifactError(message) from error
-    text = text.removesuffix("\n")
-    if not text:
-        message = f"corpus {path} is empty"
-        raise ArtifactError(message)
-    return text
+def likelihood_of(
+    scores: NDArray[np.float64],
+    windows: Windows,
+    *,
+    vocabulary: int,
+    seconds: float,
+    top: TopTokens | None = None,
+) -> Likelihood:
+    """Return the record for the scores of windows, of shape (windows, scored tokens)."""
+    return Likelihood(
+        chunks=windows.numbers,
+        chunk_nll=tuple(scores.sum(axis=1).tolist()),
+        chunk_nll2=tuple(np.square(scores).sum(axis=1).tolist()),
+        token_nll=Packed.of(scores, "<f4"),
+        chunk_tokens=scores.shape[1],
+        available_chunks=windows.available,
+        corpus_tokens=windows.total,
+        tokens_sha256=windows.sha256,
+        vocabulary=vocabulary,
+        seconds=seconds,
+        top=top,
+    )
 
 
 def token_nll(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> NDArray[np.float64]:
@@ -146,7 +127,7 @@ def token_nll(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> NDArra
         targets: Shape (rows,), the ids that came next.
     """
     rows, vocabulary = logits.shape
-    block = max(1, _BLOCK_VALUES // vocabulary)
+    block = max(1, BLOCK_VALUES // vocabulary)
     scratch = np.empty((min(block, rows), vocabulary), dtype=np.float32)
     scores = np.empty(rows)
     # What is no number stays none through all of this, and the caller looks for it.
@@ -160,6 +141,24 @@ def token_nll(logits: NDArray[np.float32], targets: NDArray[np.int32]) -> NDArra
             np.exp(powers, out=powers)
             scores[start : start + block] = np.log(powers.sum(axis=1, dtype=np.float64)) - reached
     return scores
+
+
+def top_tokens(logits: NDArray[np.float32], k: int) -> NDArray[np.intp]:
+    """Return the ids of the k greatest logits of each row, greatest first, lower ids among equals.
+
+    Args:
+        logits: Shape (rows, vocabulary), without NaN.
+        k: 1 to vocabulary.
+    """
+    rows, vocabulary = logits.shape
+    ids = np.empty((rows, k), dtype=np.intp)
+    for row, values in enumerate(logits):
+        least = np.partition(values, vocabulary - k)[vocabulary - k]
+        above = np.flatnonzero(values > least)
+        among = np.flatnonzero(values == least)[: k - len(above)]
+        chosen = np.sort(np.concatenate((above, among)))
+        ids[row] = chosen[np.argsort(-values[chosen], kind="stable")]
+    return ids
 
 
 def text_nll(backend: Backend, texts: Sequence[str]) -> list[float]:
@@ -198,64 +197,40 @@ def text_nll(backend: Backend, texts: Sequence[str]) -> list[float]:
     return scores
 
 
-def _score(
-    session: Session,
-    windows: NDArray[np.int32],
-    *,
-    bos: int | None,
-    first: int,
-    pool: ThreadPoolExecutor,
-) -> NDArray[np.float64]:
-    """Decode windows together and return their scores, shape (windows, scored tokens)."""
-    count, context = windows.shape
-    half = context // 2
-    given = windows.copy()
-    if bos is not None:
-        given[:, 0] = bos
-    positions = np.tile(np.arange(context, dtype=np.int32), count)
-    session.clear()
-    logits = session.decode(
-        Batch(
-            tokens=given.reshape(-1),
-            positions=positions,
-            sequences=np.repeat(np.arange(count, dtype=np.int32), context),
-            outputs=(positions >= half).astype(np.int8),
+class _Top:
+    """The most likely tokens of all windows of a request."""
+
+    def __init__(self, shape: tuple[int, ...], k: int) -> None:
+        """Make room for k tokens at each position of windows of this shape."""
+        self._ids = np.empty((*shape, k), dtype=np.int64)
+        self._log_probs = np.empty((*shape, k), dtype=np.float32)
+
+    def take(self, place: int, logits: NDArray[np.float32]) -> None:
+        """Look at the logits of the window at one place."""
+        ids = top_tokens(logits, self._ids.shape[-1])
+        self._ids[place] = ids
+        # The likelihood of the most likely token gives what all others have to be held against.
+        best = -token_nll(logits, ids[:, 0].astype(np.int32))
+        chosen = np.take_along_axis(logits, ids, axis=1)
+        self._log_probs[place] = (chosen - chosen[:, :1]) + best[:, None]
+
+    def packed(self, vocabulary: int) -> TopTokens:
+        """Return the record, with ids as short as the vocabulary lets them be."""
+        dtype: Literal["<u2", "<u4"] = "<u2" if vocabulary <= _SMALL_VOCABULARY else "<u4"
+        return TopTokens(
+            ids=Packed.of(self._ids, dtype), log_probs=Packed.of(self._log_probs, "<f4")
         )
-    )
-    # The last row of a window predicts a token that belongs to the next one.
-    rows = logits.reshape(count, context - half, -1)
-    scores = np.stack(list(pool.map(token_nll, rows[:, :-1], windows[:, half + 1 :])))
-    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    if broken.size:
-        chunk = first + int(broken[0])
-        value = "NaN" if np.isnan(scores[broken[0]]).any() else "infinity"
+
+
+def _check_top(k: int, vocabulary: int, positions: int) -> None:
+    if not 1 <= k <= vocabulary:
+        message = f"{k} most likely tokens cannot be told: the vocabulary has {vocabulary}"
+        raise ProbeRefused(message)
+    # Eight bytes each, in base64, and room for everything else.
+    longest = FRAME_LIMIT_BYTES // 12 - positions
+    if k * positions > longest:
         message = (
-            f"the model produced {value} in chunk {chunk + 1} (tokens {chunk * context} to"
-            f" {(chunk + 1) * context - 1}): its weights or this engine's kernels are broken"
+            f"{k} most likely tokens at {positions} positions do not fit an answer, which takes"
+            f" {longest} in all; ask for fewer windows at a time"
         )
-        raise MeasurementError(message)
-    return scores
-
-
-def _check_request(backend: Backend, settings: EngineSettings, request: LikelihoodRequest) -> None:
-    problem = None
-    if request.context < _SHORTEST_CONTEXT:
-        problem = (
-            f"a context of {request.context} tokens is too short; use {_SHORTEST_CONTEXT} or more"
-        )
-    elif request.context > settings.batch:
-        problem = (
-            f"a context of {request.context} tokens exceeds the batch of {settings.batch}; raise the"
-            " batch or shorten the context"
-        )
-    elif (request.sequences is not None and request.sequences < 1) or (
-        request.chunks is not None and request.chunks < 1
-    ):
-        problem = f"{request.chunks} chunks in groups of {request.sequences} measure nothing"
-    elif backend.add_eos:
-        problem = (
-            "this vocabulary ends every text with an end-of-text token, for which windows of running"
-            " text have no place; perplexity is not defined for it here"
-        )
-    if problem is not None:
-        raise ProbeRefused(problem)
+        raise ProbeRefused(message)

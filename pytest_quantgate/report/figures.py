@@ -2,24 +2,51 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_quantgate.records import Check
+    from pytest_quantgate.records import Check, Interval
 
-SHARES = frozenset({"accuracy"})
+SHARES = frozenset({"accuracy", "same top token"})
+
+LOWER_BOUND = " (lower bound)"
+"""What the name of a statistic ends in whose true value can only be higher."""
 
 
 def value(check: Check) -> str:
-    """Return the measured value with its unit and, where it has one, its interval."""
+    """Return the measured value with its unit and, where it has one, its interval.
+
+    A value that is only a lower bound of the true one is marked ``>=``.
+    """
     if check.text or check.value is None:
         return check.text
     text = quantity(check.value, check)
+    if check.statistic.endswith(LOWER_BOUND):
+        text = f">= {text}"
     interval = check.interval
     if interval is None or interval.low == interval.high:
         return text
-    low, high = (_bare(bound, check) for bound in (interval.low, interval.high))
-    return f"{text} ({low}-{high})"
+    return f"{text} ({_bounds(interval, check)})"
+
+
+def confidence(check: Check) -> str:
+    """Return how sure the interval is, such as ``99% / 95% bounds`` for its low and high end.
+
+    Empty where everything was measured, and where a bound is as sure as the value itself.
+    """
+    interval = check.interval
+    if interval is None or interval.low == interval.high:
+        return ""
+    if interval.fail_confidence is None:
+        return f"{interval.confidence:.0%} interval"
+    if interval.confidence == interval.fail_confidence == 1:
+        return ""
+    sure = [interval.fail_confidence, interval.confidence]
+    if check.limit_name.startswith("min"):
+        # What passes a limit from below is its low end.
+        sure.reverse()
+    return " / ".join(map(_percent, sure)) + " bounds"
 
 
 def limit(check: Check) -> str:
@@ -52,12 +79,38 @@ def quantity(number: float, check: Check) -> str:
     return f"{text} {check.unit}" if check.unit else text
 
 
+def _bounds(interval: Interval, check: Check) -> str:
+    # Three digits of a small number, whose zeros take their room in a table of 80 columns.
+    shown = _three_digits if _is_small(check) else _bare
+    low, high = (shown(bound, check) for bound in (interval.low, interval.high))
+    if math.isinf(interval.low) and math.isinf(interval.high):
+        return "no bounds yet"
+    if math.isinf(interval.high):
+        return f"from {low}"
+    if math.isinf(interval.low):
+        return f"up to {high}"
+    return f"{low}-{high}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.4g}%"
+
+
 def _bare(number: float, check: Check) -> str:
     if check.statistic in SHARES:
         return f"{number * 100:.1f}"
     if check.unit in ("MiB", "pp", "ms", "tokens/s"):
         return f"{number:.1f}"
-    return _four_digits(number) if number >= 1 else f"{number:.3f}"
+    return _four_digits(number) if number >= 1 or _is_small(check) else f"{number:.3f}"
+
+
+def _is_small(check: Check) -> bool:
+    """Tell whether a statistic may be any number of zeros below 1, so that decimals say nothing."""
+    return "KLD" in check.statistic or check.unit == "nats/byte"
+
+
+def _three_digits(number: float, _check: Check) -> str:
+    return f"{number:#.3g}".removesuffix(".")
 
 
 def _four_digits(number: float) -> str:

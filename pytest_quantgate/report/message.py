@@ -30,8 +30,8 @@ def _body(verdict: Verdict) -> list[str]:
         line = f"  {check.statistic}: {figures.value(check)}, {figures.limit(check)}"
         if check.baseline is not None:
             line += f", baseline {figures.baseline(check)}"
-        if check.interval is not None and check.interval.low != check.interval.high:
-            line += f", {check.interval.confidence:.0%} interval"
+        if sure := figures.confidence(check):
+            line += f", {sure}"
         lines.append(f"{line} ({check.sample}): {check.outcome.value}")
     lines.extend(f"  {finding}" for finding in verdict.findings)
     lines.extend(f"  advice: {advice}" for advice in verdict.advice)

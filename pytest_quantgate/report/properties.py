@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter
@@ -52,8 +53,17 @@ def of_verdict(verdict: Verdict) -> list[Property]:
             (f"{name}.baseline", check.baseline),
         ]
         properties.extend((key, value) for key, value in figures if value is not None)
-    properties.append((RECORD, json.dumps(dataclasses.asdict(verdict), allow_nan=False)))
+    plain = dataclasses.asdict(verdict)
+    for check in plain["checks"]:
+        if check["interval"] is not None:
+            check["interval"] = {name: _written(each) for name, each in check["interval"].items()}
+    properties.append((RECORD, json.dumps(plain, allow_nan=False)))
     return properties
+
+
+def _written(bound: float | None) -> float | str | None:
+    """Return a bound as JSON can carry it: an end that nothing limits yet is infinite."""
+    return str(bound) if bound is not None and math.isinf(bound) else bound
 
 
 def verdict_of(properties: Iterable[Property]) -> Verdict | None:

@@ -27,7 +27,9 @@ Finding = tuple[Keys, str]
 # Two characters at least, so that a drive letter is no scheme.
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _PACKAGE = re.compile(r"package:([^/]*)/?(.*)")
-_FILE_KEYS = frozenset({"source", "cases", "sums", "corpus"})
+_LOGITS_FILE = "logits_file"
+"""The key of a gate that takes the baseline's predictions from a file."""
+_FILE_KEYS = frozenset({"source", "cases", "sums", "corpus", _LOGITS_FILE})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,6 +170,8 @@ def _gate(
     advice = "give the model a `baseline` with a `source`"
     if kind.metric:
         advice += f" or with `metrics: {{{kind.metric}: ...}}`"
+    if _LOGITS_FILE in kind.settings.model_fields:
+        advice += f", or the gate a `{_LOGITS_FILE}`"
     if alone:
         advice += f", or use a limit that stands alone ({', '.join(alone)})"
     yield at, f"{what} compares with a baseline, and model {keys[1]!r} has none for it; {advice}"

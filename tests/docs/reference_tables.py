@@ -36,8 +36,19 @@ BOUNDS = (
     ("exclusiveMaximum", "below"),
     ("maximum", "at most"),
 )
-TYPES = {"number": "number", "integer": "whole number", "string": "text", "object": "mapping"}
-PATTERNS = {"%$": "percentage", "pp$": "percentage points", "{64}": "64 hexadecimal digits"}
+TYPES = {
+    "boolean": "`true` or `false`",
+    "number": "number",
+    "integer": "whole number",
+    "string": "text",
+    "object": "mapping",
+}
+PATTERNS = {
+    "%$": "percentage",
+    "min|h": "duration",
+    "pp$": "percentage points",
+    "{64}": "64 hexadecimal digits",
+}
 
 
 def refreshed(page: str) -> str:
@@ -82,7 +93,10 @@ def _keys(schema: Mapping[str, Any], *, limits: Iterable[str] = ()) -> str:
 
 
 def _default(value: Mapping[str, Any]) -> str:
-    return f"`{value['default']}`" if value.get("default") not in (None, [], {}) else ""
+    default = value.get("default")
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    return f"`{default}`" if default not in (None, [], {}) else ""
 
 
 def _value(value: Mapping[str, Any]) -> str:
@@ -94,6 +108,8 @@ def _value(value: Mapping[str, Any]) -> str:
     for end, name in PATTERNS.items():
         if end in value.get("pattern", ""):
             return name
+    if "enum" in value:
+        return " or ".join(f"`{each}`" for each in value["enum"])
     text = TYPES[value["type"]]
     bounds = [f"{word} {value[key]:g}" for key, word in BOUNDS if key in value]
     return ", ".join([text, *bounds])
@@ -130,9 +146,17 @@ def _commands() -> str:
     group: Any = typer.main.get_command(cli.app)
     rows = []
     for name, command in group.commands.items():
-        arguments = "".join(f" {each.metavar}" for each in command.params if each.metavar)
+        arguments = "".join(_argument(each) for each in command.params if each.metavar)
         rows.append((f"`quantgate {name}{arguments}`", " ".join(command.help.split())))
     return _table(("command", "what it does"), rows)
+
+
+def _argument(parameter: Any) -> str:  # noqa: ANN401 - the command line library's
+    """Return a parameter as a synopsis has it."""
+    if parameter.param_type_name == "argument":
+        return f" {parameter.metavar}"
+    shown = f"{parameter.opts[0]} {parameter.metavar}"
+    return f" {shown}" if parameter.required else f" [{shown}]"
 
 
 def _types() -> str:

@@ -43,6 +43,27 @@ VALUES = [
     ("threads", ["--quantgate-threads=1"], "quantgate_threads = 1", "1", "None"),
     ("timeout", ["--quantgate-timeout=2.5"], "quantgate_timeout = 2.5", "2.5", "None"),
     ("remeasure", ["--quantgate-remeasure"], "quantgate_remeasure = true", "True", "False"),
+    (
+        "baselines",
+        ["--quantgate-baselines=kept"],
+        "quantgate_baselines = kept",
+        "'kept'",
+        "None",
+    ),
+    (
+        "update_baselines",
+        ["--quantgate-update-baselines"],
+        "quantgate_update_baselines = true",
+        "True",
+        "False",
+    ),
+    (
+        "baseline_chunks",
+        ["--quantgate-baseline-chunks=32"],
+        "quantgate_baseline_chunks = 32",
+        "32",
+        "128",
+    ),
     ("required", ["--quantgate-required"], "quantgate_required = true", "True", "False"),
 ]
 
@@ -61,13 +82,14 @@ def test_option_and_ini_twin(
     assert value == shown(project.run("--collect-only", "-s"), name)
 
 
-@pytest.mark.parametrize("name", ["remeasure", "required"])
+@pytest.mark.parametrize("name", ["remeasure", "required", "update_baselines"])
 def test_a_switch_of_the_ini_can_be_undone(project: Project, name: str) -> None:
     """--no-quantgate-* undoes what addopts or an ini switched on."""
     project.pytester.makeconftest(SHOW)
     project.pytester.makeini(f"[pytest]\nquantgate_{name} = true\n")
 
-    assert shown(project.run("--collect-only", "-s", f"--no-quantgate-{name}"), name) == "False"
+    flag = f"--no-quantgate-{name.replace('_', '-')}"
+    assert shown(project.run("--collect-only", "-s", flag), name) == "False"
 
 
 @pytest.mark.parametrize(
@@ -75,6 +97,15 @@ def test_a_switch_of_the_ini_can_be_undone(project: Project, name: str) -> None:
     [
         (["--quantgate-threads=0"], "--quantgate-threads: '0' is no whole number above 0"),
         (["--quantgate-threads=1.5"], "--quantgate-threads: '1.5' is no whole number above 0"),
+        (
+            ["--quantgate-baseline-chunks=0"],
+            "--quantgate-baseline-chunks: '0' is no whole number above 0",
+        ),
+        (
+            ["--quantgate-update-baselines"],
+            "--quantgate-update-baselines: name their folder with --quantgate-baselines DIR",
+        ),
+        (["--quantgate-baselines=corpus.txt"], "corpus.txt is a file; name a folder"),
         (["--quantgate-timeout=-1"], "--quantgate-timeout: '-1' is no number above 0"),
         (["--quantgate-timeout=nan"], "--quantgate-timeout: 'nan' is no number above 0"),
     ],

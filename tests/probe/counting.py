@@ -1,7 +1,7 @@
 """A language model that needs no engine: the token after ``t`` is ``t + 1``.
 
 Its 256 tokens are the bytes, with 0 as BOS and 10 (a newline) as the end of a generation. The file
-name that is "loaded" says how it shall misbehave; see `misbehave`.
+name that is "loaded" says how it shall differ or misbehave; see `CountingBackend.load`.
 """
 
 from __future__ import annotations
@@ -42,8 +42,18 @@ TOKEN_NLL = float(np.log(np.exp(CERTAINTY) + VOCABULARY - 1) - CERTAINTY)
 class CountingSession:
     """Keeps every sequence's tokens and checks that each one is fed in order."""
 
-    def __init__(self, shape: ContextShape, *, batch: int, damage: str = "") -> None:
+    def __init__(
+        self,
+        shape: ContextShape,
+        *,
+        batch: int,
+        damage: str = "",
+        certainty: float = CERTAINTY,
+        vocabulary: int = VOCABULARY,
+    ) -> None:
         """Make room for a shape; ``damage`` names what goes wrong in the second batch."""
+        self._certainty = certainty
+        self._vocabulary = vocabulary
         self.shape = shape
         self.batch_limit = batch
         self.histories: list[list[int]] = [[] for _ in range(shape.sequences)]
@@ -69,8 +79,8 @@ class CountingSession:
                 raise RuntimeError(message)
             history.append(int(token))
         wanted = batch.tokens[batch.outputs.astype(bool)]
-        logits = np.zeros((len(wanted), VOCABULARY), dtype=np.float32)
-        logits[np.arange(len(wanted)), (wanted + 1) % VOCABULARY] = CERTAINTY
+        logits = np.zeros((len(wanted), self._vocabulary), dtype=np.float32)
+        logits[np.arange(len(wanted)), (wanted + 1) % self._vocabulary] = self._certainty
         if self._damage == "nan" and len(self.batches) > 1:
             logits[0, 0] = np.nan
         return logits
@@ -100,8 +110,12 @@ class CountingBackend:
         self.add_bos = add_bos
         self.add_eos = add_eos
         self.sessions: list[CountingSession] = []
+        self.tokenized: list[str] = []
         self._batch = 2048
         self._damage = ""
+        self._certainty = CERTAINTY
+        self._vocabulary = VOCABULARY
+        self._shift = 0
 
     @property
     def bos(self) -> int | None:
@@ -109,13 +123,23 @@ class CountingBackend:
         return BOS
 
     def load(self, path: Path, settings: EngineSettings) -> ModelFacts:
-        """Pretend to load a model, or misbehave."""
+        """Pretend to load a model, or misbehave.
+
+        ``certain-N`` foretells with a logit of N, ``wide`` has a larger vocabulary, ``shifted`` other
+        ids for the same bytes; ``later-X`` misbehaves as X in its second batch, others at once.
+        """
         self._batch = settings.batch
-        stem = path.name.partition(".")[0]
-        if stem.startswith("later-"):
-            self._damage = stem.removeprefix("later-")
+        kind, _, rest = path.name.partition(".")[0].partition("-")
+        if kind == "later":
+            self._damage = rest
+        elif kind == "certain":
+            self._certainty = float(rest)
+        elif kind == "wide":
+            self._vocabulary = VOCABULARY + 1
+        elif kind == "shifted":
+            self._shift = 1
         else:
-            misbehave(stem)
+            misbehave(kind)
         return self.facts()
 
     def facts(self) -> ModelFacts:
@@ -124,7 +148,7 @@ class CountingBackend:
             description="counts",
             parameters=1,
             model_size_bytes=1,
-            vocabulary=VOCABULARY,
+            vocabulary=self._vocabulary,
             context_train=512,
             add_bos=self.add_bos,
             engine=self.engine,
@@ -134,12 +158,14 @@ class CountingBackend:
 
     def tokenize(self, text: str, *, add_special: bool, parse_special: bool) -> NDArray[np.int32]:
         """Return the bytes; ``<s>`` is BOS where special tokens are looked for."""
+        self.tokenized.append(text)
         data = text.encode()
         if parse_special:
             data = data.replace(b"<s>", bytes([BOS]))
         before = [BOS] if add_special and self.add_bos else []
         after = [END] if add_special and self.add_eos else []
-        return np.array([*before, *data, *after], dtype=np.int32)
+        shifted = [byte + self._shift for byte in data]
+        return np.array([*before, *shifted, *after], dtype=np.int32)
 
     def piece(self, token: int) -> bytes:
         """Return the byte."""
@@ -159,7 +185,13 @@ class CountingBackend:
 
     def open(self, shape: ContextShape) -> Session:
         """Open a session."""
-        session = CountingSession(shape, batch=self._batch, damage=self._damage)
+        session = CountingSession(
+            shape,
+            batch=self._batch,
+            damage=self._damage,
+            certainty=self._certainty,
+            vocabulary=self._vocabulary,
+        )
         self.sessions.append(session)
         return session
 

@@ -25,6 +25,7 @@ from pytest_quantgate.records import (
     MemoryRequest,
     Message,
     ModelFacts,
+    PassageRequest,
     Prompt,
 )
 
@@ -64,11 +65,22 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def likelihood(probe: measure.Probe, corpus: Path, **changes: int) -> Likelihood:
-    """Score a corpus in six windows of 128 tokens."""
+def likelihood(
+    probe: measure.Probe,
+    corpus: Path,
+    *,
+    chunks: tuple[int, ...] = tuple(range(6)),
+    sequences: int | None = None,
+) -> Likelihood:
+    """Score windows of 128 tokens, the first six by default."""
     digest = hashlib.sha256(corpus.read_bytes()).hexdigest()
-    shape = {"context": 128, "chunks": 6, **changes}
-    request = LikelihoodRequest(corpus_path=str(corpus), corpus_sha256=digest, **shape)
+    request = LikelihoodRequest(
+        corpus_path=str(corpus),
+        corpus_sha256=digest,
+        context=128,
+        chunks=chunks,
+        sequences=sequences,
+    )
     return probe.likelihood(request, timeout=SECONDS)
 
 
@@ -124,6 +136,52 @@ def test_likelihood_is_the_same_every_time(probe: measure.Probe, corpus: Path) -
     assert first.chunk_nll == pytest.approx(
         likelihood(probe, corpus, sequences=1).chunk_nll, rel=2e-3
     )
+
+
+def test_windows_hardly_depend_on_their_company(probe: measure.Probe, corpus: Path) -> None:
+    """In another order, and so beside other windows, each window has its likelihood to low bits."""
+    order = (5, 2, 0, 4)
+    every, some = likelihood(probe, corpus), likelihood(probe, corpus, chunks=order)
+
+    assert order == some.chunks
+    assert [every.chunk_nll[chunk] for chunk in order] == pytest.approx(some.chunk_nll, rel=2e-3)
+
+
+def test_passages_of_the_same_bytes_are_scored(probe: measure.Probe, corpus: Path) -> None:
+    """Passages have the bytes asked for; each one's likelihood does not depend on the others."""
+    digest = hashlib.sha256(corpus.read_bytes()).hexdigest()
+    ways = [
+        probe.passages(
+            PassageRequest(
+                corpus_path=str(corpus),
+                corpus_sha256=digest,
+                passage_bytes=512,
+                passages=passages,
+            ),
+            timeout=SECONDS,
+        )
+        for passages in (tuple(range(9)), (7, 3), (3,))
+    ]
+
+    every, two, one = ways
+    assert all(255 <= size <= 259 for size in every.bytes)
+    assert (len(corpus.read_bytes()) - 1) // 512 == every.available_passages
+    assert 768 == every.vocabulary
+    assert [every.nll[7], every.nll[3]] == pytest.approx(two.nll, rel=2e-3)
+    assert every.nll[3] == pytest.approx(one.nll[0], rel=2e-3)
+    # Better than even odds for each byte of a text of its language, and no miracle.
+    per_byte = sum(every.nll) / sum(every.bytes)
+    assert 0.5 < per_byte < math.log(256)
+
+
+def test_reading_makes_room_for_what_comes_next(probe: measure.Probe, corpus: Path) -> None:
+    """A kept session changes nothing for what is measured after it, nor that for what comes again."""
+    request = GenerationRequest(prompts=(Prompt(id="x", prompt="The", max_tokens=8),))
+    first = likelihood(probe, corpus, chunks=(1, 2)), probe.generation(request, timeout=SECONDS)
+    again = likelihood(probe, corpus, chunks=(1, 2)), probe.generation(request, timeout=SECONDS)
+
+    assert first[0].chunk_nll == again[0].chunk_nll
+    assert first[1].outputs == again[1].outputs
 
 
 def test_generation_is_that_of_single_requests(corpus: Path) -> None:
@@ -212,7 +270,7 @@ def test_a_short_corpus_is_refused_and_the_probe_goes_on(
     with pytest.raises(ArtifactError, match=r"has \d+ tokens; 256 are needed"):
         likelihood(probe, short)
 
-    assert 2 == len(likelihood(probe, corpus, chunks=2).chunk_nll)
+    assert 2 == len(likelihood(probe, corpus, chunks=(4, 1)).chunk_nll)
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,12 @@ import json
 import math
 import os
 import re
-import secrets
 import subprocess
 import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import pytest
 from bench_stub import latency, likelihood, timing
@@ -21,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import pytest_quantgate
-from pytest_quantgate.baseline import Key, Store, write_atomically
+from pytest_quantgate.baseline import Key, Store
 from pytest_quantgate.errors import StoreError
 from pytest_quantgate.records import (
     BenchmarkFigures,
@@ -30,11 +29,11 @@ from pytest_quantgate.records import (
     Likelihood,
     MemoryUse,
     Output,
-    Result,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
 
 SOURCE = Path(pytest_quantgate.__file__).parents[1]
 KEY = Key(kind="memory", inputs={"model": "a" * 64, "context": 512, "repack": True, "note": None})
@@ -42,7 +41,7 @@ USE = MemoryUse(peak_rss_bytes=3, before_load_bytes=2, file_bytes=1)
 ADVICE = "delete it to measure again"
 ELSEWHERE = "choose another folder with --quantgate-store"
 
-RESULTS: list[Result] = [
+RESULTS: list[object] = [
     likelihood((2.1, 1 / 3, math.nextafter(1, 2)), available=7),
     Generation(
         outputs=(
@@ -79,7 +78,7 @@ def edit(path: Path, change: Callable[[dict[str, object]], object]) -> None:
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
-def test_a_measurement_comes_back_as_it_was(tmp_path: Path, result: Result) -> None:
+def test_a_measurement_comes_back_as_it_was(tmp_path: Path, result: object) -> None:
     """Every kind of result survives the store to the last bit of its last number."""
     Store(tmp_path).save(KEY, result)
 
@@ -344,20 +343,26 @@ def test_the_check_creates_the_folder_and_keeps_it_out_of_git(tmp_path: Path) ->
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
 def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What does not fit leaves the old file whole, no part of the new one, and names the remedy."""
-    path = tmp_path / "out.json"
-    path.write_text("old", encoding="utf-8")
-    monkeypatch.setattr(secrets, "token_hex", lambda _: "fixed")
-    # The kernel itself reports the full disk: the file that is to be written leads to the device.
-    (tmp_path / f".out.json.{os.getpid()}.fixed.partial").symlink_to("/dev/full")
+    store = Store(tmp_path)
+    store.save(KEY, USE)
+    path = store.path(KEY)
+    opened = Path.open
 
-    with pytest.raises(StoreError) as caught:
-        write_atomically(path, "new")
+    def on_a_full_disk(self: Path, *_: object) -> IO[bytes]:
+        self.touch()
+        return opened(Path("/dev/full"), "wb")
+
+    with monkeypatch.context() as patched:
+        # The kernel itself reports the full disk: what is written goes to the device.
+        patched.setattr(Path, "open", on_a_full_disk)
+        with pytest.raises(StoreError) as caught:
+            store.save(KEY, RESULTS[0])
 
     assert str(caught.value) == (
         f"the store cannot write {path}: {os.strerror(errno.ENOSPC)}; free some space; {ELSEWHERE}"
     )
-    assert path.read_text(encoding="utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    assert store.load(KEY, MemoryUse) == USE
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_quota_cuts_nothing_in_half(tmp_path: Path) -> None:

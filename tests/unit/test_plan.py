@@ -71,6 +71,31 @@ def test_gates_come_in_the_order_of_the_specification(cases: tuple[GateCase, ...
     assert cases[0].key == ("zeta", "made", "checksum")
 
 
+def test_a_divergence_comes_before_the_perplexity_it_brings_along() -> None:
+    """Wherever they are written: checksum, kld, perplexity, then the others as they stand."""
+    gates = {
+        "memory": {"max_mb": 1},
+        "perplexity": {"max_ratio": 1.1},
+        "latency": {"max_ratio": 2},
+        "kld": {"max_mean": 0.1},
+        "checksum": {},
+    }
+    model = {
+        "baseline": {"source": "a.gguf"},
+        "variants": {"v": {"source": "v.gguf"}},
+        "gates": gates,
+    }
+    parsed = spec_from_mapping({"quantgate": 1, "models": {"m": model}}, origin="hook", base=Path())
+
+    assert [case.gate for case in plan(parsed)] == [
+        "checksum",
+        "kld",
+        "perplexity",
+        "memory",
+        "latency",
+    ]
+
+
 def test_a_variant_replaces_gates_of_its_model(cases: tuple[GateCase, ...]) -> None:
     """A gate of the variant replaces the whole gate of its kind, and is found where it stands."""
     found = _by_id(cases)

@@ -18,6 +18,7 @@ from pytest_quantgate.records import (
     LikelihoodRequest,
     Message,
     Output,
+    Packed,
     Prompt,
 )
 
@@ -113,9 +114,11 @@ def test_what_is_no_message_is_not_taken(payload: bytes, said: str) -> None:
 
 
 LIKELIHOOD = Likelihood(
+    chunks=(4, 0),
     chunk_nll=(1.5, 2.0),
     chunk_nll2=(3.0, 4.0),
-    chunk_tokens=255,
+    token_nll=Packed(dtype="<f4", shape=(2, 1), data="AADAPwAAAEA="),
+    chunk_tokens=1,
     available_chunks=7,
     corpus_tokens=3600,
     tokens_sha256="ab",

@@ -1,4 +1,4 @@
-"""Percentages and percentage points: with their unit or not at all."""
+"""Percentages, percentage points and durations: with their unit or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from pytest_quantgate.quantity import Percentage, Points, parse_percentage, parse_points
+from pytest_quantgate.quantity import (
+    Duration,
+    Percentage,
+    Points,
+    parse_duration,
+    parse_percentage,
+    parse_points,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,6 +72,48 @@ def test_the_schema_and_the_parser_agree(whole: int, part: str) -> None:
 def test_no_other_text_gets_through(text: str) -> None:
     """A text that the schema's pattern rejects is rejected by the parser, and the other way round."""
     adapter: TypeAdapter[float] = TypeAdapter(Percentage)
+    pattern = adapter.json_schema()["pattern"]
+    try:
+        adapter.validate_python(text)
+    except ValidationError:
+        accepted = False
+    else:
+        accepted = True
+    assert accepted == bool(re.fullmatch(pattern, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("90s", 90.0),
+        ("5min", 300.0),
+        ("1h", 3600.0),
+        ("0.5 h", 1800.0),
+        ("1.5 s", 1.5),
+        ("0s", 0.0),
+    ],
+)
+def test_a_duration_is_seconds(text: str, seconds: float) -> None:
+    """Seconds, minutes and hours become seconds."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["90", 90, 1.5, True, None, "", "s", "-1s", "1m", "1ms", "1 hour", "1h30min", "1s\n", "1S"],
+)
+def test_anything_else_is_no_duration(value: object) -> None:
+    """A bare number and units with two meanings are refused with what to write."""
+    with pytest.raises(
+        ValueError, match=r'^write it with its unit, such as "90s", "5min" or "1h"$'
+    ):
+        parse_duration(value)
+
+
+@given(st.text(max_size=12))
+def test_schema_and_parser_agree_on_durations(text: str) -> None:
+    """A text is a duration to the parser exactly where it is one to the schema's pattern."""
+    adapter: TypeAdapter[float] = TypeAdapter(Duration)
     pattern = adapter.json_schema()["pattern"]
     try:
         adapter.validate_python(text)

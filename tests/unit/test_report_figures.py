@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from verdict_builder import check
 
@@ -65,6 +67,41 @@ SPEED: dict[str, object] = {
     "limit": 40.0,
     "baseline": None,
 }
+KLD: dict[str, object] = {
+    "limit_name": "max_mean",
+    "statistic": "mean KLD",
+    "value": 0.049123,
+    "interval": interval(0.045114, 0.053064),
+    "limit": 0.1,
+    "baseline": None,
+}
+SAME_TOP: dict[str, object] = {
+    "limit_name": "min_same_top",
+    "statistic": "same top token",
+    "value": 0.8801,
+    "interval": interval(0.8712, 0.889),
+    "limit": 0.8,
+    "baseline": None,
+}
+RMS: dict[str, object] = {
+    "limit_name": "max_rms_delta_p",
+    "statistic": "RMS delta-p",
+    "value": 5.024,
+    "interval": interval(4.6, 5.5),
+    "unit": "pp",
+    "limit": 6.0,
+    "baseline": None,
+}
+PER_BYTE: dict[str, object] = {
+    "limit_name": "max",
+    "statistic": "nll per byte",
+    "value": 0.94524,
+    "interval": interval(0.81424, 1.0274),
+    "unit": "nats/byte",
+    "limit": 1.2,
+    "baseline": None,
+}
+POLICY: dict[str, object] = {"limit_name": "policy", "limit_text": "policy strict (1.02)"}
 DIGEST: dict[str, object] = {
     "limit_name": "sha256",
     "statistic": "sha256",
@@ -93,6 +130,18 @@ DIGEST: dict[str, object] = {
         (TIME, "1234.6 ms (1200.0-1300.0)", "max_p50_ms 1500", ""),
         (TIME_RATIO, "0.988 (0.900-1.050)", "max_ratio 1.5", "1234 ms"),
         (SPEED, "48.8 tokens/s", "min_tokens_per_s 40", ""),
+        (KLD, "0.04912 (0.0451-0.0531)", "max_mean 0.1", ""),
+        (
+            KLD | {"statistic": "mean KLD (lower bound)"},
+            ">= 0.04912 (0.0451-0.0531)",
+            "max_mean 0.1",
+            "",
+        ),
+        (KLD | {"value": 0.00025149, "interval": None}, "0.0002515", "max_mean 0.1", ""),
+        (SAME_TOP, "88.0% (87.1-88.9)", "min_same_top 0.8", ""),
+        (RMS, "5.0 pp (4.6-5.5)", "max_rms_delta_p 6pp", ""),
+        (PER_BYTE, "0.9452 nats/byte (0.814-1.03)", "max 1.2", ""),
+        (POLICY, "1.075 (1.061-1.090)", "policy strict (1.02)", "10.93"),
         (DIGEST, "0123456789ab", "sidecar model.gguf.sha256", ""),
     ],
     ids=[
@@ -104,6 +153,13 @@ DIGEST: dict[str, object] = {
         "time",
         "time ratio",
         "speed",
+        "kld",
+        "kld, lower bound",
+        "small kld",
+        "same top",
+        "rms",
+        "per byte",
+        "policy",
         "digest",
     ],
 )
@@ -145,3 +201,40 @@ def test_ratios_and_perplexities_have_four_digits(number: float, shown: str) -> 
     assert figures.value(check(value=number, interval=None)) == shown
     if number >= 1:
         assert figures.baseline(check(baseline=number)) == shown
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (1.0612, math.inf, "1.075 (from 1.061)"),
+        (-math.inf, 1.0901, "1.075 (up to 1.090)"),
+        (-math.inf, math.inf, "1.075 (no bounds yet)"),
+    ],
+)
+def test_a_bound_that_is_not_there_yet(low: float, high: float, shown: str) -> None:
+    """An end that nothing limits is no number to print."""
+    assert figures.value(check(interval=interval(low, high))) == shown
+
+
+@pytest.mark.parametrize(
+    ("name", "fail", "text"),
+    [
+        ("max_ratio", None, "95% interval"),
+        ("max_ratio", 0.99, "99% / 95% bounds"),
+        ("min_same_top", 0.99, "95% / 99% bounds"),
+        ("max_ratio", 0.999, "99.9% / 95% bounds"),
+    ],
+)
+def test_how_sure_the_ends_are(name: str, fail: float | None, text: str) -> None:
+    """Low end, then high end: the one a limit passes by is the high end of a maximum."""
+    bounds = Interval(low=1.0, high=2.0, confidence=0.95, fail_confidence=fail)
+
+    assert figures.confidence(check(limit_name=name, interval=bounds)) == text
+
+
+def test_what_is_certain_has_no_confidence() -> None:
+    """No interval, one without width, and the largest value seen, which cannot be unseen."""
+    assert figures.confidence(check(interval=None)) == ""
+    assert figures.confidence(check(interval=interval(1.0, 1.0))) == ""
+    seen = Interval(low=0.7, high=math.inf, confidence=1.0, fail_confidence=1.0)
+    assert figures.confidence(check(interval=seen)) == ""

@@ -14,13 +14,17 @@ from pytest_quantgate.records import Check, Interval, Location, Outcome, Verdict
 from pytest_quantgate.report import properties
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
+bounds = st.floats(allow_nan=False)
 checks = st.builds(
     Check,
     limit_name=st.text(min_size=1),
     statistic=st.text(),
     outcome=st.sampled_from(Outcome),
     value=st.none() | finite,
-    interval=st.none() | st.builds(Interval, low=finite, high=finite, confidence=finite),
+    interval=st.none()
+    | st.builds(
+        Interval, low=bounds, high=bounds, confidence=finite, fail_confidence=st.none() | finite
+    ),
     limit=st.none() | finite,
     baseline=st.none() | finite,
 )
@@ -36,6 +40,7 @@ verdicts = st.builds(
     checks=st.lists(checks, max_size=3).map(tuple),
     findings=st.lists(st.text(), max_size=2).map(tuple),
     stored=st.booleans(),
+    warn=st.booleans(),
     seconds=finite,
     record=st.dictionaries(
         st.text(), st.none() | st.booleans() | st.integers(-(2**53), 2**53) | finite | st.text()
@@ -105,3 +110,23 @@ def test_no_verdict_carries_a_number_that_is_none() -> None:
     """NaN is no JSON and no verdict: it is refused where it would be written."""
     with pytest.raises(ValueError, match="not JSON compliant"):
         properties.of_verdict(verdict(check(value=math.nan)))
+
+
+def test_an_end_without_limit_travels_as_text() -> None:
+    """JSON has no infinity: any reader gets a record it can parse, and we get the bound back."""
+    found = verdict(check(interval=Interval(low=0.5, high=math.inf, confidence=0.95)))
+
+    (whole,) = (value for name, value in properties.of_verdict(found) if name == "quantgate.record")
+    assert isinstance(whole, str)
+
+    carried = json.loads(whole, parse_constant=pytest.fail)
+    assert carried["checks"][0]["interval"]["high"] == "inf"
+    assert properties.verdict_of([("quantgate.record", whole)]) == found
+
+
+def test_no_bound_is_no_number() -> None:
+    """An end may be infinite, but not NaN."""
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        properties.of_verdict(
+            verdict(check(interval=Interval(low=math.nan, high=1.0, confidence=0.95)))
+        )

@@ -58,9 +58,25 @@ def test_a_table_in_full() -> None:
     assert lines(row()) == [
         "gate         value               limit         baseline sample           verdict",
         "smollm2-135m::Q4_K_M",
-        "  perplexity 1.075 (1.061-1.090) max_ratio 1.1 10.93    40 of 220 chunks PASS",
+        "  perplexity 1.075 (1.061-1.090) max_ratio 1.1 10.93    16 of 220 chunks PASS",
         "1 gate: 1 passed",
     ]
+
+
+def test_lower_bounds_are_marked() -> None:
+    """In the table a value that can only be higher has its sign."""
+    bounded = check(
+        statistic="mean KLD (lower bound)",
+        limit_name="max_mean",
+        value=0.0491,
+        interval=None,
+        limit=0.1,
+        baseline=None,
+    )
+
+    assert lines(Row(key=(*KEY[:2], "kld"), verdict=verdict(bounded)))[2] == (
+        "  kld >= 0.04910 max_mean 0.1          16 of 220 chunks PASS"
+    )
 
 
 def test_variants_head_their_gates() -> None:

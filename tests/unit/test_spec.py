@@ -147,8 +147,9 @@ def test_problems_of_a_python_mapping_are_told_by_their_keys(tmp_path: Path) -> 
         ),
         (
             "conftest.py: at models.m.gates.perplexity.max_ratoi: unknown key 'max_ratoi' in gate"
-            " 'perplexity'; did you mean 'max_ratio'? Valid keys: max, max_ratio, max_increase, corpus,"
-            " context, chunks"
+            " 'perplexity'; did you mean 'max_ratio' or 'max_time'? Valid keys: max, max_ratio,"
+            " max_increase, policy, corpus, context, chunks, seed, max_chunks, max_time,"
+            " on_inconclusive, pass_confidence, fail_confidence"
         ),
     ]
 

@@ -119,8 +119,8 @@ def test_problems_of_the_whole(tmp_path: Path, text: str, heads: list[str]) -> N
             "variants: {v: {source: v}}\ngates: {}",
             [
                 (
-                    "5:12: 'gates' is empty; give at least one of accuracy, checksum, latency, memory,"
-                    " perplexity"
+                    "5:12: 'gates' is empty; give at least one of accuracy, checksum, kld, latency,"
+                    " memory, nll_per_byte, perplexity"
                 )
             ],
         ),
@@ -219,22 +219,25 @@ def test_problems_of_the_whole(tmp_path: Path, text: str, heads: list[str]) -> N
             ["4:52: `quantize` of the baseline needs a `source` to be made from"],
         ),
         (
-            "variants: {v: {source: v}}\ngates: {perplexty: {max: 3}, kld: {}}",
+            "variants: {v: {source: v}}\ngates: {perplexty: {max: 3}, zzz: {}}",
             [
                 (
                     "5:13: unknown gate 'perplexty' in 'gates' of model 'm'; did you mean 'perplexity'?"
-                    " Valid gates: accuracy, checksum, latency, memory, perplexity"
+                    " Valid gates: accuracy, checksum, kld, latency, memory, nll_per_byte, perplexity"
                 ),
                 (
-                    "5:34: unknown gate 'kld' in 'gates' of model 'm'; valid gates: accuracy, checksum,"
-                    " latency, memory, perplexity"
+                    "5:34: unknown gate 'zzz' in 'gates' of model 'm'; valid gates: accuracy, checksum,"
+                    " kld, latency, memory, nll_per_byte, perplexity"
                 ),
             ],
         ),
         (
             "variants: {v: {source: v}}\ngates: {perplexity: {}, memory: {context: 64}}",
             [
-                "5:25: gate 'perplexity' has no limit; give one of max, max_ratio, max_increase",
+                (
+                    "5:25: gate 'perplexity' has no limit; give one of max, max_ratio, max_increase,"
+                    " policy"
+                ),
                 "5:37: gate 'memory' has no limit; give one of max_mb, max_ratio",
             ],
         ),
@@ -503,8 +506,9 @@ def test_a_problem_is_shown_with_its_lines(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as caught:
         load_spec(_write(tmp_path, text))
     assert str(caught.value) == (
-        "gates.yaml:6:20: unknown key 'max_ration' in gate 'perplexity'; did you mean 'max_ratio'?"
-        " Valid keys: max, max_ratio, max_increase, corpus, context, chunks\n"
+        "gates.yaml:6:20: unknown key 'max_ration' in gate 'perplexity'; did you mean 'max_ratio'"
+        " or 'max_time'? Valid keys: max, max_ratio, max_increase, policy, corpus, context, chunks,"
+        " seed, max_chunks, max_time, on_inconclusive, pass_confidence, fail_confidence\n"
         "     5 |     gates:\n"
         "     6 |       perplexity: {max_ration: 1.1}\n"
         "       |                    ^"

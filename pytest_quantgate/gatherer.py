@@ -1,0 +1,414 @@
+"""Answers questions about prepared models: from the store where the answer lies, else from a probe."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import getpass
+import hashlib
+import json
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pytest_quantgate import measure
+from pytest_quantgate.artifact import hardware
+from pytest_quantgate.baseline import Key, Store
+from pytest_quantgate.errors import MeasurementError
+from pytest_quantgate.pool import ProbePool
+from pytest_quantgate.prepare import engine_build
+from pytest_quantgate.records import (
+    BenchmarkFigures,
+    Divergence,
+    EngineSettings,
+    Generation,
+    GenerationRequest,
+    Latency,
+    LatencyRequest,
+    Likelihood,
+    LikelihoodRequest,
+    MemoryRequest,
+    MemoryUse,
+    NoiseFloor,
+    PassageLikelihood,
+    TextFacts,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from pytest_quantgate.baseline import KeyValue
+    from pytest_quantgate.measure import Probe
+    from pytest_quantgate.prepare import PreparedModel
+    from pytest_quantgate.records import (
+        DivergenceRequest,
+        PassageRequest,
+        Progress,
+        TextRequest,
+    )
+
+    ProgressCallback = Callable[[Progress], None]
+
+ResultT = TypeVar("ResultT")
+
+DEFAULT_TIMEOUT_SECONDS = 1800.0
+
+SHOWN_NUMBERS = 16
+"""How many of a measurement's window numbers stand in its key in clear: those of a whole block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Company:
+    """What else is loaded for a case while one of its models is asked.
+
+    ``beside`` is the model that is asked in turn; ``lockstep`` are candidate and baseline where they
+    will be asked together, so that probes are started as such a pair at once.
+    """
+
+    beside: PreparedModel | None = None
+    lockstep: tuple[PreparedModel, PreparedModel] | None = None
+
+
+ALONE = Company()
+
+
+class Gatherer:
+    """Answers questions about prepared models, from the store or by measuring.
+
+    ``measured`` counts the answers that had to be measured.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        settings: EngineSettings,
+        timeout: float,
+        remeasure: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> None:
+        """Tie a store to probes; each measurement may take ``timeout`` seconds."""
+        self.store = store
+        self.timeout = timeout
+        self.measured = 0
+        self.settings = settings
+        self._remeasure = remeasure
+        self._on_progress = on_progress
+        self._pool = ProbePool(settings, timeout=timeout)
+        self._taken: set[str] = set()
+
+    def text(
+        self, model: PreparedModel, request: TextRequest, *, company: Company = ALONE
+    ) -> TextFacts:
+        """Return how a model reads a text."""
+
+        def ask(probe: Probe) -> TextFacts:
+            return probe.text(request, timeout=self.timeout, on_progress=self._on_progress)
+
+        run = self._from(model, company, ask)
+        return self._stored("text", model, _inputs(request), run, TextFacts, once=True)
+
+    def likelihood(
+        self, model: PreparedModel, request: LikelihoodRequest, *, company: Company = ALONE
+    ) -> Likelihood:
+        """Return the likelihood of windows of a text under a model."""
+
+        def ask(probe: Probe) -> Likelihood:
+            return probe.likelihood(request, timeout=self.timeout, on_progress=self._on_progress)
+
+        run = self._from(model, company, ask)
+        found = self._stored("likelihood", model, _inputs(request), run, Likelihood, once=True)
+        if request.top:
+            self._keep_likelihood(model, dataclasses.replace(request, top=0), found)
+        return found
+
+    def divergence(
+        self, candidate: PreparedModel, baseline: PreparedModel | None, request: DivergenceRequest
+    ) -> Divergence:
+        """Return how far a candidate's predictions are from a baseline's, or from a file's.
+
+        The likelihoods that come with it are stored as what they are, too: whoever asks for the same
+        windows of either model alone finds them.
+
+        Raises:
+            MeasurementError: a comparison with a live baseline is asked for, and there is none.
+        """
+        inputs = {**_inputs(request), "baseline": None if baseline is None else baseline.digest}
+
+        def run() -> Divergence:
+            if request.reference != "live":
+                return self._pool.ask(
+                    candidate,
+                    lambda probe: probe.divergence(
+                        request, timeout=self.timeout, on_progress=self._on_progress
+                    ),
+                )
+            if baseline is None:
+                message = f"{candidate.name} has no baseline to be compared with in lockstep"
+                raise MeasurementError(message)
+            return self._pool.ask_lockstep(
+                candidate,
+                baseline,
+                lambda own, other: measure.measure_divergence(
+                    own, other, request, timeout=self.timeout, on_progress=self._on_progress
+                ),
+            )
+
+        found = self._stored("divergence", candidate, inputs, run, Divergence, once=True)
+        if request.reference == "logits":
+            # It says nothing of the text its tokens come from.
+            return found
+        alone = LikelihoodRequest(
+            corpus_path=request.corpus_path,
+            corpus_sha256=request.corpus_sha256,
+            context=request.context,
+            chunks=request.chunks,
+            sequences=request.sequences,
+        )
+        self._keep_likelihood(candidate, alone, found.candidate)
+        if request.reference == "live" and baseline is not None:
+            self._keep_likelihood(baseline, alone, found.baseline)
+        return found
+
+    def passages(
+        self, model: PreparedModel, request: PassageRequest, *, company: Company = ALONE
+    ) -> PassageLikelihood:
+        """Return the likelihood of passages of a text under a model."""
+
+        def ask(probe: Probe) -> PassageLikelihood:
+            return probe.passages(request, timeout=self.timeout, on_progress=self._on_progress)
+
+        run = self._from(model, company, ask)
+        inputs = _inputs(request)
+        return self._stored("passages", model, inputs, run, PassageLikelihood, once=True)
+
+    def noise_floor(self, digest: str, request: TextRequest) -> NoiseFloor | None:
+        """Return the stored noise floor of the model with a digest, None where nobody measured it."""
+        return self.store.load(_noise_key(digest, request), NoiseFloor)
+
+    def measure_noise_floor(
+        self,
+        model: PreparedModel,
+        candidates: Sequence[PreparedModel],
+        request: TextRequest,
+        order: Sequence[int],
+    ) -> NoiseFloor:
+        """Measure how far a baseline is from itself when computed another way, and store it.
+
+        Its candidates are measured twice the same way, which shows whether that repeats.
+        """
+        self._pool.close()
+        runs = {
+            name: (model.path, settings)
+            for name, settings in measure.other_ways(self.settings).items()
+        }
+        runs |= {f"{each.name} again": (each.path, self.settings) for each in candidates}
+        floor = measure.measure_noise_floor(
+            runs,
+            request,
+            self.settings,
+            order=order,
+            timeout=self.timeout,
+            on_progress=self._on_progress,
+        )
+        self.store.save(_noise_key(model.digest, request), floor)
+        self.measured += 1
+        return floor
+
+    def keep(
+        self, kind: str, model: PreparedModel, inputs: Mapping[str, KeyValue], result: object
+    ) -> None:
+        """Store a result that was derived from measurements."""
+        self.store.save(self._key(kind, model, inputs), result)
+
+    def kept(
+        self,
+        kind: str,
+        model: PreparedModel,
+        inputs: Mapping[str, KeyValue],
+        result_type: type[ResultT],
+    ) -> ResultT | None:
+        """Return what `keep` stored, None where there is nothing."""
+        return self.store.load(self._key(kind, model, inputs), result_type)
+
+    def generation(self, model: PreparedModel, request: GenerationRequest) -> Generation:
+        """Return a model's continuations."""
+        plain = dataclasses.asdict(request)
+        inputs = {**plain, **_digested("prompts", plain.pop("prompts"))}
+        del inputs["prompts"]
+
+        def ask(probe: Probe) -> Generation:
+            return probe.generation(request, timeout=self.timeout, on_progress=self._on_progress)
+
+        run = self._from(model, ALONE, ask)
+        return self._stored("generation", model, inputs, run, Generation)
+
+    def memory(self, model: PreparedModel, request: MemoryRequest) -> MemoryUse:
+        """Return the memory a fresh probe of a model used."""
+        inputs = {**dataclasses.asdict(request), "machine": str(hardware.this_machine())}
+
+        def run() -> MemoryUse:
+            with self._alone(), self._pool.fresh(model) as probe:
+                return probe.memory(request, timeout=self.timeout, on_progress=self._on_progress)
+
+        return self._stored("memory", model, inputs, run, MemoryUse)
+
+    def latency(
+        self, candidate: PreparedModel, baseline: PreparedModel | None, request: LatencyRequest
+    ) -> Latency:
+        """Return timed requests of a candidate, alternated with a baseline's if there is one."""
+        machine = str(hardware.this_machine())
+        inputs = {
+            **dataclasses.asdict(request),
+            "machine": machine,
+            "baseline": None if baseline is None else baseline.digest,
+        }
+
+        def run() -> Latency:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(self._alone())
+                own = stack.enter_context(self._pool.fresh(candidate))
+                other = None
+                if baseline is not None:
+                    other = stack.enter_context(self._pool.fresh(baseline))
+                return measure.measure_latency(
+                    own,
+                    other,
+                    request,
+                    machine=machine,
+                    timeout=self.timeout,
+                    on_progress=self._on_progress,
+                )
+
+        return self._stored("latency", candidate, inputs, run, Latency)
+
+    def benchmark(self, model: PreparedModel, prompts: Sequence[str]) -> BenchmarkFigures:
+        """Return a model's `QuantizationBenchmark` figures, measured in a probe of its own."""
+        inputs = {
+            **_digested("prompts", list(prompts)),
+            "machine": str(hardware.this_machine()),
+        }
+
+        def run() -> BenchmarkFigures:
+            self._pool.close()
+            with self._alone(), measure.Probe.start() as probe:
+                figures = probe.run(
+                    "benchmark",
+                    {"path": str(model.path), "prompts": list(prompts)},
+                    timeout=self.timeout,
+                    on_progress=self._on_progress,
+                )
+            return BenchmarkFigures(**figures)
+
+        return self._stored("benchmark", model, inputs, run, BenchmarkFigures)
+
+    def close(self) -> None:
+        """End the kept probe."""
+        self._pool.close()
+
+    def _from(
+        self, model: PreparedModel, company: Company, ask: Callable[[Probe], ResultT]
+    ) -> Callable[[], ResultT]:
+        """Return what has a kept probe answer, or one that is started for it."""
+
+        def run() -> ResultT:
+            if company.lockstep is not None:
+                self._pool.start_lockstep(*company.lockstep)
+            return self._pool.ask(model, ask, beside=company.beside)
+
+        return run
+
+    def _keep_likelihood(
+        self, model: PreparedModel, request: LikelihoodRequest, found: Likelihood
+    ) -> None:
+        key = self._key("likelihood", model, _inputs(request))
+        if key.digest in self._taken or (not self._remeasure and self.store.path(key).exists()):
+            return
+        self.store.save(key, dataclasses.replace(found, top=None))
+        self._taken.add(key.digest)
+
+    def _key(self, kind: str, model: PreparedModel, inputs: Mapping[str, KeyValue]) -> Key:
+        settings = dataclasses.asdict(self.settings)
+        return Key(
+            kind=kind,
+            inputs={
+                "model": model.digest,
+                **inputs,
+                "engine": engine_build(),
+                "arithmetic": hardware.this_machine().arithmetic,
+                **{f"engine_{name}": value for name, value in settings.items()},
+            },
+        )
+
+    def _stored(
+        self,
+        kind: str,
+        model: PreparedModel,
+        inputs: Mapping[str, KeyValue],
+        run: Callable[[], ResultT],
+        result_type: type[ResultT],
+        *,
+        once: bool = False,
+    ) -> ResultT:
+        """Return a stored answer or a new one; ``once`` is never measured twice in one run."""
+        key = self._key(kind, model, inputs)
+        anew = self._remeasure and not (once and key.digest in self._taken)
+        if not anew and (found := self.store.load(key, result_type)) is not None:
+            return found
+        # Before minutes of measuring, not after them.
+        self.store.check_writable()
+        started = time.time()
+        with self.store.lock(key.digest[:32], timeout=self.timeout):
+            # Another process may have measured it while this one waited for the lock.
+            found = self.store.load(key, result_type)
+            if found is not None and (not anew or self.store.path(key).stat().st_mtime >= started):
+                return found
+            result = run()
+            self.store.save(key, result)
+        self._taken.add(key.digest)
+        self.measured += 1
+        return result
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other timing and memory measurements of this user off the machine meanwhile."""
+        folder = Path(tempfile.gettempdir()) / f"pytest-quantgate-{getpass.getuser()}"
+        with Store(folder).lock("timing", timeout=self.timeout):
+            yield
+
+
+def _inputs(
+    request: TextRequest | LikelihoodRequest | DivergenceRequest | PassageRequest,
+) -> dict[str, KeyValue]:
+    """Return what a request adds to a key: its fields, lists of numbers by count, start and digest."""
+    inputs: dict[str, KeyValue] = {}
+    for field in dataclasses.fields(request):
+        value = getattr(request, field.name)
+        # Where a file lies does not change the number; its digest is in the key.
+        if field.name.endswith("_path"):
+            continue
+        if isinstance(value, tuple):
+            inputs |= _digested(field.name, list(value))
+            first = " ".join(map(str, value[:SHOWN_NUMBERS]))
+            inputs[f"{field.name}_first"] = first
+        else:
+            inputs[field.name] = value
+    return inputs
+
+
+def _noise_key(digest: str, request: TextRequest) -> Key:
+    return Key(
+        kind="noise_floor",
+        inputs={"model": digest, **_inputs(request), "engine": engine_build()},
+    )
+
+
+def _digested(name: str, value: list[Any]) -> dict[str, KeyValue]:
+    """Return count and digest of a list that is too long to stand in a key."""
+    text = json.dumps(value, sort_keys=True)
+    return {
+        f"{name}_count": len(value),
+        f"{name}_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
