@@ -44,7 +44,6 @@ from pytest_quantgate.records import DivergenceRequest, EngineSettings, TextRequ
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from calibration_rules import Rule
     from numpy.typing import NDArray
 
     Numbers = NDArray[np.float64]
@@ -148,7 +147,7 @@ class Cell:
 
     ``values`` has the windows' values and ``limits`` the limit on their scale, both by true / limit;
     the value at 1 is decided twice, with the limit at the mean and a hair below it. The variance of a
-    window is at least that of independent tokens, or that of tokens in clusters.
+    window's share of tokens is at least that of independent ones.
     """
 
     text: str
@@ -156,12 +155,7 @@ class Cell:
     statistic: str
     values: Mapping[float, Numbers]
     limits: Mapping[float, float]
-    independent: float = 0.0
-    clustered: float = 0.0
-
-    def floor(self, rule: Rule) -> float:
-        """Return the least variance that a rule assumes of a window."""
-        return self.clustered if rule.clustered else self.independent
+    variance_floor: float = 0.0
 
     @property
     def windows(self) -> int:
@@ -224,8 +218,7 @@ def cells(kept: Mapping[str, Array]) -> Iterator[Cell]:
                 statistic=statistic,
                 values=dict.fromkeys(RATIOS, values),
                 limits={ratio: _limit(statistic, mean, ratio) for ratio in RATIOS},
-                independent=floor,
-                clustered=floor,
+                variance_floor=floor,
             )
         for share, levels in zip(SHARES, found["above"] / tokens, strict=True):
             limits = dict.fromkeys(RATIOS, 1 - share) | {
@@ -237,8 +230,7 @@ def cells(kept: Mapping[str, Array]) -> Iterator[Cell]:
                 statistic=f"KLD p{share * 100:g}",
                 values=dict(zip(RATIOS, levels, strict=True)),
                 limits=limits,
-                independent=share * (1 - share) / tokens,
-                clustered=stats.tail_variance(share, tokens),
+                variance_floor=share * (1 - share) / tokens,
             )
 
 
@@ -270,14 +262,12 @@ def simulate(orders: int, batch: int = 2000) -> None:
                 drawn, limit = cell.values[ratio][order], cell.limits[ratio]
                 below = limit - 1e-9 * abs(limit)
                 seen = {
-                    (looks, floor): moments_at(drawn, looks, variance_floor=floor)
-                    for looks, floor in {
-                        (rule.looks(cell.windows), cell.floor(rule)) for rule in RULES
-                    }
+                    looks: moments_at(drawn, looks, variance_floor=cell.variance_floor)
+                    for looks in {rule.looks(cell.windows) for rule in RULES}
                 }
                 for rule in RULES:
                     looks = rule.looks(cell.windows)
-                    bounds = bounds_at(rule, seen[looks, cell.floor(rule)])
+                    bounds = bounds_at(rule, seen[looks])
                     within = decide(looks, *bounds, limit, cell.windows)
                     beyond = decide(looks, *bounds, below, cell.windows)
                     counts[rule.name].add(ratio, batch, within, beyond)
@@ -315,7 +305,7 @@ def _require_agreement(cell: Cell, order: NDArray[np.intp]) -> None:
     """Hold the rule as it is written for arrays against the one that ships."""
     drawn = cell.values[1.0][order]
     looks = SHIPPED.looks(cell.windows)
-    seen = moments_at(drawn, looks, variance_floor=cell.floor(SHIPPED))
+    seen = moments_at(drawn, looks, variance_floor=cell.variance_floor)
     upper, lower = bounds_at(SHIPPED, seen)
     for row, values in enumerate(drawn):
         for place, count in enumerate(looks):
@@ -325,7 +315,7 @@ def _require_agreement(cell: Cell, order: NDArray[np.intp]) -> None:
                 looks=len(looks) + 1,
                 pass_confidence=1 - PASS_RISK,
                 fail_confidence=1 - FAIL_RISK,
-                variance_floor=cell.floor(SHIPPED),
+                variance_floor=cell.variance_floor,
             )
             theirs, ours = (found.low, found.high), (lower[row, place], upper[row, place])
             if not np.allclose(ours, theirs, rtol=1e-6, atol=1e-12):

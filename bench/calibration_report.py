@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 RATIOS = (0.5, 0.7, 0.9, 0.97, 1.0, 1.03, 1.1, 1.3, 2.0)
 NAMES = {
-    SHIPPED.name: "**shipped**: as above, and rare tokens in clusters",
+    SHIPPED.name: "**shipped**: as above, and one hidden window",
     "betting": "betting, 0 to 1 only",
 }
 

@@ -103,16 +103,12 @@ def _outward(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A rule, where it first looks, and how it divides its risk among looks.
-
-    ``clustered`` says whether rare tokens are taken to come in clusters, or one by one.
-    """
+    """A rule, where it first looks, and how it divides its risk among looks."""
 
     name: str
     bounds: Callable[[Moments, float, float], Bounds]
     first: int = 16
     division: str = "equal"
-    clustered: bool = False
 
     def looks(self, population: int) -> tuple[int, ...]:
         """Return the looks below the population."""
@@ -134,9 +130,7 @@ class Rule:
         return [1 / (count + 1)] * count
 
 
-_CAREFUL = functools.partial(_outward, errors=(2.0, 1.0), hidden=20.0)
-
-SHIPPED = Rule(name="shipped", bounds=_CAREFUL, clustered=True)
+SHIPPED = Rule(name="shipped", bounds=functools.partial(_outward, errors=(2.0, 1.0), hidden=20.0))
 
 RULES = (
     Rule(name="t, looks not corrected", bounds=_plain, division="none"),
@@ -152,7 +146,6 @@ RULES = (
         name="same, skewness + 2 errors to pass, + 1 to fail",
         bounds=functools.partial(_outward, errors=(2.0, 1.0)),
     ),
-    Rule(name="as above, and one hidden window", bounds=_CAREFUL),
     SHIPPED,
 )
 

@@ -22,9 +22,6 @@ _FAIL_ALLOWANCE = 1.0
 _HIDDEN = 20.0
 """Standard deviations by which one value that was not drawn may be above the mean."""
 
-_CLUSTERING = 2.0
-"""Times that a chunk's share of rare tokens varies as much as that of independent ones, at least."""
-
 _SKEWABLE = 3
 """The fewest values that can be skewed, and so tell anything of it."""
 
@@ -175,15 +172,6 @@ def _t(confidence: float, looks: int, count: int) -> float:
     return -float(special.stdtrit(count - 1, (1 - confidence) / looks))
 
 
-def tail_variance(share: float, tokens: int) -> float:
-    """Return the least variance to assume of a chunk's share of tokens beyond a quantile.
-
-    Twice that of independent tokens: rare tokens come in clusters, and chunks without a cluster do not
-    show that there are any. bench/calibration.py measures what comes of less.
-    """
-    return _CLUSTERING * share * (1 - share) / tokens
-
-
 def share_quantile_interval(
     tokens: NDArray[Any],
     share: float,
@@ -200,7 +188,7 @@ def share_quantile_interval(
     turning `look_interval` round. ``high`` is the smallest of the values whose share above it has an
     upper bound of at most 1 - ``share``, ``low`` the largest one whose share above it has a lower bound
     beyond that; infinite where no value serves. The variance of a chunk's share is taken to be at least
-    `tail_variance`, so that values nothing lies above are no proof.
+    that of independent tokens, so that values nothing lies above are no proof.
     """
     import numpy as np  # noqa: PLC0415 - judging numbers of windows takes no array
 
@@ -216,7 +204,7 @@ def share_quantile_interval(
             looks=looks,
             pass_confidence=pass_confidence,
             fail_confidence=fail_confidence,
-            variance_floor=tail_variance(share, length),
+            variance_floor=share * (1 - share) / length,
         )
 
     ordered = np.unique(tokens)

@@ -88,7 +88,9 @@ def test_a_plan_measures_what_the_run_takes_over(specified: Project) -> None:
 
 def test_calibration_proposes_limits_that_hold(specified: Project) -> None:
     """Every proposed limit is valid as it is printed, has its reason beside it, and passes."""
-    text = _run(specified, "calibrate", "gates.yaml", "--chunks", "128", "--output", "proposed.yaml")
+    text = _run(
+        specified, "calibrate", "gates.yaml", "--chunks", "128", "--output", "proposed.yaml"
+    )
 
     assert "noise floor" in text
     proposed = (specified.path / "proposed.yaml").read_text("utf-8")
