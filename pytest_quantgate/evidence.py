@@ -69,6 +69,7 @@ class CaseBench:
         self._texts: dict[str, str] = {}
         self._baselines: dict[tuple[str, int, int], CommittedBaseline | None] = {}
         self._notes: list[str] = []
+        gatherer.drawing = None
 
     @property
     def candidate_name(self) -> str:
@@ -138,6 +139,10 @@ class CaseBench:
     def verification(self, *, literal: str | None, sums: Path | None) -> Verification:
         """Hash the candidate's file and hold it against its checksum."""
         return self._preparer.verification(self.candidate.path, literal=literal, sums=sums)
+
+    def announce(self, done: int, total: int) -> None:
+        """Let progress be told of the whole drawing instead of the block that is asked for now."""
+        self._gatherer.drawing = (done, total)
 
     def text(self, role: Role, request: TextRequest) -> TextFacts:
         """Return how one of the models reads a text."""

@@ -55,6 +55,9 @@ ResultT = TypeVar("ResultT")
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
 
+DRAWN_UNITS = ("chunk", "passage")
+"""What progress counts while a block of a text is measured."""
+
 SHOWN_NUMBERS = 16
 """How many of a measurement's window numbers stand in its key in clear: those of a whole block."""
 
@@ -77,7 +80,8 @@ ALONE = Company()
 class Gatherer:
     """Answers questions about prepared models, from the store or by measuring.
 
-    ``measured`` counts the answers that had to be measured.
+    ``measured`` counts the answers that had to be measured; ``drawing`` is where a drawing in blocks
+    stands, (chunks done, chunks at the next look), while there is one.
     """
 
     def __init__(
@@ -95,7 +99,8 @@ class Gatherer:
         self.measured = 0
         self.settings = settings
         self._remeasure = remeasure
-        self._on_progress = on_progress
+        self.drawing: tuple[int, int] | None = None
+        self._watcher = on_progress
         self._pool = ProbePool(settings, timeout=timeout)
         self._taken: set[str] = set()
 
@@ -105,7 +110,7 @@ class Gatherer:
         """Return how a model reads a text."""
 
         def ask(probe: Probe) -> TextFacts:
-            return probe.text(request, timeout=self.timeout, on_progress=self._on_progress)
+            return probe.text(request, timeout=self.timeout, on_progress=self.report)
 
         run = self._from(model, company, ask)
         return self._stored("text", model, _inputs(request), run, TextFacts, once=True)
@@ -116,7 +121,7 @@ class Gatherer:
         """Return the likelihood of windows of a text under a model."""
 
         def ask(probe: Probe) -> Likelihood:
-            return probe.likelihood(request, timeout=self.timeout, on_progress=self._on_progress)
+            return probe.likelihood(request, timeout=self.timeout, on_progress=self.report)
 
         run = self._from(model, company, ask)
         found = self._stored("likelihood", model, _inputs(request), run, Likelihood, once=True)
@@ -142,7 +147,7 @@ class Gatherer:
                 return self._pool.ask(
                     candidate,
                     lambda probe: probe.divergence(
-                        request, timeout=self.timeout, on_progress=self._on_progress
+                        request, timeout=self.timeout, on_progress=self.report
                     ),
                 )
             if baseline is None:
@@ -152,7 +157,7 @@ class Gatherer:
                 candidate,
                 baseline,
                 lambda own, other: measure.measure_divergence(
-                    own, other, request, timeout=self.timeout, on_progress=self._on_progress
+                    own, other, request, timeout=self.timeout, on_progress=self.report
                 ),
             )
 
@@ -178,7 +183,7 @@ class Gatherer:
         """Return the likelihood of passages of a text under a model."""
 
         def ask(probe: Probe) -> PassageLikelihood:
-            return probe.passages(request, timeout=self.timeout, on_progress=self._on_progress)
+            return probe.passages(request, timeout=self.timeout, on_progress=self.report)
 
         run = self._from(model, company, ask)
         inputs = _inputs(request)
@@ -211,7 +216,7 @@ class Gatherer:
             self.settings,
             order=order,
             timeout=self.timeout,
-            on_progress=self._on_progress,
+            on_progress=self.report,
         )
         self.store.save(_noise_key(model.digest, request), floor)
         self.measured += 1
@@ -240,7 +245,7 @@ class Gatherer:
         del inputs["prompts"]
 
         def ask(probe: Probe) -> Generation:
-            return probe.generation(request, timeout=self.timeout, on_progress=self._on_progress)
+            return probe.generation(request, timeout=self.timeout, on_progress=self.report)
 
         run = self._from(model, ALONE, ask)
         return self._stored("generation", model, inputs, run, Generation)
@@ -251,7 +256,7 @@ class Gatherer:
 
         def run() -> MemoryUse:
             with self._alone(), self._pool.fresh(model) as probe:
-                return probe.memory(request, timeout=self.timeout, on_progress=self._on_progress)
+                return probe.memory(request, timeout=self.timeout, on_progress=self.report)
 
         return self._stored("memory", model, inputs, run, MemoryUse)
 
@@ -279,7 +284,7 @@ class Gatherer:
                     request,
                     machine=machine,
                     timeout=self.timeout,
-                    on_progress=self._on_progress,
+                    on_progress=self.report,
                 )
 
         return self._stored("latency", candidate, inputs, run, Latency)
@@ -298,7 +303,7 @@ class Gatherer:
                     "benchmark",
                     {"path": str(model.path), "prompts": list(prompts)},
                     timeout=self.timeout,
-                    on_progress=self._on_progress,
+                    on_progress=self.report,
                 )
             return BenchmarkFigures(**figures)
 
@@ -307,6 +312,15 @@ class Gatherer:
     def close(self) -> None:
         """End the kept probe."""
         self._pool.close()
+
+    def report(self, progress: Progress) -> None:
+        """Tell who watches; a block of a drawing is told by its place in the drawing."""
+        if self._watcher is None:
+            return
+        if self.drawing is not None and progress.unit in DRAWN_UNITS:
+            done, total = self.drawing
+            progress = dataclasses.replace(progress, done=done + progress.done, total=total)
+        self._watcher(progress)
 
     def _from(
         self, model: PreparedModel, company: Company, ask: Callable[[Probe], ResultT]

@@ -102,6 +102,10 @@ class Schedule:
         """
         return len(self.looks)
 
+    def next_look(self, taken: int) -> int:
+        """Return the number of chunks at which a verdict is looked for next."""
+        return next((look for look in self.looks if look > taken), self.budget)
+
 
 def schedule(
     population: int, *, max_chunks: int | None = None, available: int | None = None

@@ -99,6 +99,9 @@ class Bench(Protocol):
     def verification(self, *, literal: str | None, sums: Path | None) -> Verification:
         """Return how the candidate's file stands against its checksum."""
 
+    def announce(self, done: int, total: int) -> None:
+        """Say where a drawing stands whose next block is asked for now, for those who watch."""
+
     def text(self, role: Role, request: TextRequest) -> TextFacts:
         """Return how one of the models reads a text."""
 

@@ -245,6 +245,7 @@ class KldGate(Gate[KldSettings, KldEvidence]):
         blocks: list[Divergence] = []
 
         def take(start: int, stop: int) -> None:
+            bench.announce(start, plan.next_look(start))
             blocks.append(bench.divergence(replace(reference.request, chunks=order[start:stop])))
 
         def decide(_count: int) -> Outcome:

@@ -150,6 +150,7 @@ class NllPerByteGate(Gate[NllPerByteSettings, NllPerByteEvidence]):
         base: list[PassageLikelihood] = []
 
         def take(start: int, stop: int) -> None:
+            bench.announce(start, plan.next_look(start))
             request = PassageRequest(
                 corpus_path=str(path),
                 corpus_sha256=digest,

@@ -228,6 +228,7 @@ class PerplexityGate(Gate[PerplexitySettings, PerplexityEvidence]):
         base: list[Likelihood] = []
 
         def take(start: int, stop: int) -> None:
+            bench.announce(start, plan.next_look(start))
             request = LikelihoodRequest(
                 corpus_path=text.corpus_path,
                 corpus_sha256=text.corpus_sha256,

@@ -65,6 +65,7 @@ class StubBench:
     timings: Latency | None = None
     verified: Verification | None = None
     asked: list[tuple[object, ...]] = field(default_factory=list)
+    announced: list[tuple[int, int]] = field(default_factory=list)
 
     @property
     def candidate_name(self) -> str:
@@ -116,6 +117,10 @@ class StubBench:
             tokens_sha256=found.tokens_sha256,
             vocabulary=found.vocabulary,
         )
+
+    def announce(self, done: int, total: int) -> None:
+        """Keep where the drawing stands."""
+        self.announced.append((done, total))
 
     def likelihood(self, role: Role, request: LikelihoodRequest) -> Likelihood:
         """Return the prepared likelihood of the windows asked for."""

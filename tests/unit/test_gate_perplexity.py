@@ -412,6 +412,7 @@ def test_windows_are_asked_for_in_blocks() -> None:
         windows("default.txt", 512, order[start:stop])
         for start, stop in ((0, 16), (16, 32), (32, 40))
     ]
+    assert stub.announced == [(0, 16), (16, 32), (32, 40)]
 
 
 def test_defaults_of_the_specification_apply() -> None:

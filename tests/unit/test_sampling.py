@@ -295,3 +295,11 @@ def test_settings_at_their_bounds_are_accepted(settings: dict[str, Any]) -> None
     assert found.model_dump(exclude_defaults=True) == {
         key: value for key, value in settings.items() if key != "seed"
     } | ({"on_inconclusive": "warn"} if "on_inconclusive" in settings else {})
+
+
+@pytest.mark.parametrize(
+    ("taken", "look"), [(0, 16), (15, 16), (16, 32), (31, 32), (32, 64), (99, 100), (100, 100)]
+)
+def test_the_next_look(taken: int, look: int) -> None:
+    """It is the first look beyond what was taken, and the budget where there is none."""
+    assert schedule(220, max_chunks=100).next_look(taken) == look
