@@ -130,7 +130,7 @@ class Rule:
         return [1 / (count + 1)] * count
 
 
-SHIPPED = Rule(name="shipped", bounds=functools.partial(_outward, errors=(2.0, 1.0), hidden=20.0))
+SHIPPED = Rule(name="shipped", bounds=functools.partial(_outward, errors=(2.0, 1.5), hidden=20.0))
 
 RULES = (
     Rule(name="t, looks not corrected", bounds=_plain, division="none"),
@@ -143,8 +143,8 @@ RULES = (
     Rule(name="same, skewness at least 1", bounds=functools.partial(_outward, least=1.0)),
     Rule(name="same, skewness + 1 error", bounds=functools.partial(_outward, errors=(1.0, 1.0))),
     Rule(
-        name="same, skewness + 2 errors to pass, + 1 to fail",
-        bounds=functools.partial(_outward, errors=(2.0, 1.0)),
+        name="same, skewness + 2 errors to pass, + 1.5 to fail",
+        bounds=functools.partial(_outward, errors=(2.0, 1.5)),
     ),
     SHIPPED,
 )

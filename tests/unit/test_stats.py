@@ -152,13 +152,13 @@ def look(values: list[float], **changes: float) -> Interval:
 
 
 def test_a_look_at_symmetric_values_is_students_t_with_an_allowance_for_skewness() -> None:
-    """n = 16, mean 10, s = 1: 10 + 1.753 / 4; skewness two standard errors (0.564) up, one down."""
+    """n = 16, mean 10, s = 1: 10 + 1.753 / 4; and skewness errors (0.564): 2 up, 1.5 down."""
     half = math.sqrt(15 / 16)  # sixteen values at +-half around the mean have s = 1
     found = look([10 - half, 10 + half] * 8)
 
     shift = 2 * 0.5643 * (1 + 2 * 1.7531**2) / (6 * 16)
     assert found.high == pytest.approx(10 + 1.7531 / 4 + shift, abs=2e-4)
-    shift = 0.5643 * (1 + 2 * 2.6025**2) / (6 * 16)
+    shift = 1.5 * 0.5643 * (1 + 2 * 2.6025**2) / (6 * 16)
     assert found.low == pytest.approx(10 - 2.6025 / 4 - shift, abs=2e-4)
     assert (found.confidence, found.fail_confidence) == (0.95, 0.99)
 
