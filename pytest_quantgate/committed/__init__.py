@@ -44,9 +44,9 @@ if TYPE_CHECKING:
 TOP = 128
 """Most likely tokens that are kept for a position.
 
-Measured with bench/top_tokens.py on SmolLM2-135M (a vocabulary of 49,152, F16 against Q4_K_M, two texts):
-32 windows with 16, 64, 128 or 256 of them take 0.4, 1.6, 3.2 or 6.0 MB and keep 66 to 74, 80 to 86, 85 to 90
-or 89 to 93% of the mean divergence. This is the most that stays below 5 MB.
+Measured with bench/top_tokens.py on SmolLM2-135M (a vocabulary of 49,152, F16 against Q4_K_M, two
+texts): 32 windows with 16, 64, 128 or 256 of them take 0.4, 1.6, 3.2 or 6.0 MB and keep 66 to 74, 80 to
+86, 85 to 90 or 89 to 93% of the mean divergence. This is the most that stays below 5 MB.
 """
 
 TOP_CHUNKS = 32
