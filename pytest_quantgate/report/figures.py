@@ -80,8 +80,8 @@ def quantity(number: float, check: Check) -> str:
 
 
 def _bounds(interval: Interval, check: Check) -> str:
-    # Three digits of a small number, whose zeros take their room in a table of 80 columns.
-    shown = _three_digits if _is_small(check) else _bare
+    # Fewer digits the smaller a number is: its zeros take their room in a table of 80 columns.
+    shown = _few_digits if _is_small(check) else _bare
     low, high = (shown(bound, check) for bound in (interval.low, interval.high))
     if math.isinf(interval.low) and math.isinf(interval.high):
         return "no bounds yet"
@@ -109,8 +109,9 @@ def _is_small(check: Check) -> bool:
     return "KLD" in check.statistic or check.unit == "nats/byte"
 
 
-def _three_digits(number: float, _check: Check) -> str:
-    return f"{number:#.3g}".removesuffix(".")
+def _few_digits(number: float, _check: Check) -> str:
+    digits = 3 if abs(number) >= 0.01 else 2  # noqa: PLR2004 - two zeros behind the point
+    return f"{number:#.{digits}g}".removesuffix(".")
 
 
 def _four_digits(number: float) -> str:

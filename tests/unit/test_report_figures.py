@@ -238,3 +238,14 @@ def test_what_is_certain_has_no_confidence() -> None:
     assert figures.confidence(check(interval=interval(1.0, 1.0))) == ""
     seen = Interval(low=0.7, high=math.inf, confidence=1.0, fail_confidence=1.0)
     assert figures.confidence(check(interval=seen)) == ""
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [(0.00999, 0.01001, "0.010-0.0100"), (0.003001, 0.004283, "0.0030-0.0043")],
+)
+def test_bounds_of_small_numbers_have_fewer_digits(low: float, high: float, shown: str) -> None:
+    """Three digits from 0.01 on and two below, so that both fit a column of the table."""
+    bounds = Interval(low=low, high=high, confidence=0.95, fail_confidence=0.99)
+
+    assert figures.value(check(**KLD | {"interval": bounds})).endswith(f" ({shown})")
