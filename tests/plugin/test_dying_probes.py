@@ -90,6 +90,11 @@ def test_a_killed_probe_is_an_error_of_its_gate(long_project: Project, name: str
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
 
+def take_interrupts() -> None:
+    """Undo what a shell does to the background jobs of a script, which never see Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(project: Project) -> subprocess.Popen[str]:
     """Start a run that gates for seconds, and wait until its probe is at work."""
     process = subprocess.Popen(
@@ -99,6 +104,7 @@ def start(project: Project) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        preexec_fn=take_interrupts,  # noqa: PLW1509 - there are no threads here
     )
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
