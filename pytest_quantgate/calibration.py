@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 
 from pytest_quantgate import gates, paired, sampling, stats
 from pytest_quantgate.errors import MeasurementError
+from pytest_quantgate.gates.perplexity import POLICIES
 from pytest_quantgate.limits import MaximumLimit, PercentileLimit
 from pytest_quantgate.records import Outcome, Pilot, PilotLimit, TextRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from pytest_quantgate.evidence import CaseBench
     from pytest_quantgate.gate import GateRunner
     from pytest_quantgate.gates import GateSettings
     from pytest_quantgate.limits import Draw, SampledLimit
@@ -41,8 +41,6 @@ PROPOSED_LOOK = 64
 
 NEVER = 1 - 1e-12
 """A confidence that a pilot cannot reach, so that it measures all it was asked to."""
-
-POLICIES_FROM_STRICT = ("strict", "standard", "lenient")
 
 
 def sampled_cases(cases: Sequence[GateCase]) -> tuple[GateCase, ...]:
@@ -81,7 +79,7 @@ def measure_pilot(runner: GateRunner, case: GateCase, *, chunks: int = PILOT_CHU
     )
     floor = None
     if kind.compares_windows and case.baseline is not None:
-        floor = measured.bench.noise_floor(_text(measured.bench, settings))
+        floor = measured.bench.noise_floor(paired.text_request(measured.bench, settings))
     effect_at = min(PROPOSED_LOOK, plan.budget)
     pilot = Pilot(
         limits=tuple(_seen(limit, draw, effect_at, floor) for limit in found.limits),
@@ -96,11 +94,6 @@ def measure_pilot(runner: GateRunner, case: GateCase, *, chunks: int = PILOT_CHU
     return pilot
 
 
-def stored_pilot(runner: GateRunner, case: GateCase) -> Pilot | None:
-    """Return the pilot of a gate with these very settings and models, None where there was none."""
-    return runner.kept(case)
-
-
 def noise_floors(
     runner: GateRunner, cases: Sequence[GateCase], *, say: Callable[[str], None]
 ) -> Iterator[tuple[str, NoiseFloor]]:
@@ -112,7 +105,7 @@ def noise_floors(
     groups: dict[tuple[str, TextRequest], list[GateCase]] = {}
     for case in sampled_cases(cases):
         if case.baseline is not None and gates.kinds()[case.gate].compares_windows:
-            text = _text(runner.bench(case), _sampling(case))
+            text = paired.text_request(runner.bench(case), _sampling(case))
             digest = runner.prepare(case.baseline).digest
             groups.setdefault((digest, text), []).append(case)
     for (_, text), group in groups.items():
@@ -144,19 +137,10 @@ def _opened(settings: GateSettings) -> GateSettings:
     opened: dict[str, object] = {}
     for name in settings.limits_given():
         if name == "policy":
-            opened[name] = POLICIES_FROM_STRICT[-1]
+            opened[name] = max(POLICIES, key=lambda policy: POLICIES[policy].increase)
         else:
             opened[name] = 1e-9 if name.startswith("min") else 1e9
     return settings.model_copy(update=opened)
-
-
-def _text(bench: CaseBench, settings: sampling.SamplingSettings) -> TextRequest:
-    path, digest = bench.corpus(settings.corpus)
-    return TextRequest(
-        corpus_path=str(path),
-        corpus_sha256=digest,
-        context=settings.context or bench.context,
-    )
 
 
 def _seen(limit: SampledLimit, draw: Draw, effect_at: int, floor: NoiseFloor | None) -> PilotLimit:
@@ -217,18 +201,11 @@ def _written(limit: SampledLimit, value: float) -> str | None:
     if limit.name == "max_increase":
         return f"{math.ceil((value - 1) * 1000) / 10:g}%"
     if limit.name == "policy":
-        fitting = (name for name in POLICIES_FROM_STRICT if value <= 1 + _allowed_increase(name))
-        return next(fitting, None)
+        fitting = [name for name, policy in POLICIES.items() if value <= 1 + policy.increase]
+        return min(fitting, key=lambda name: POLICIES[name].increase, default=None)
     if "ratio" in limit.statistic:
         return f"{math.ceil(value * 1000) / 1000:g}"
     return _rounded_up(value) + ("pp" if limit.unit == "pp" else "")
-
-
-def _allowed_increase(name: str) -> float:
-    """Return the increase a policy of the perplexity gate allows, as a share."""
-    from pytest_quantgate.gates.perplexity import POLICIES  # noqa: PLC0415 - one gate's own table
-
-    return POLICIES[name].increase
 
 
 def _least(limit: SampledLimit, floor: NoiseFloor | None) -> float:

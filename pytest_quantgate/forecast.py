@@ -116,7 +116,7 @@ def _pilots(
 def _pilot(project: Project, case: GateCase, *, chunks: int, say: Say, anew: bool) -> Pilot | str:
     """Return a pilot, or why there is none."""
     try:
-        stored = None if anew else calibration.stored_pilot(project.runner, case)
+        stored = None if anew else project.runner.kept(case)
         if stored is not None:
             return stored
         say(f"measuring up to {chunks} chunks for {case.id}")

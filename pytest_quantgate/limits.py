@@ -129,12 +129,13 @@ class SampledLimit:
     def needed(self, draw: Draw) -> int:
         """Return about how many chunks in all would decide it."""
         return stats.chunks_needed(
-            _with_least_spread(self.values, self.variance_floor),
+            self.values,
             limit=self.bound,
             population=draw.population,
             looks=draw.looks,
             pass_confidence=draw.pass_confidence,
             fail_confidence=draw.fail_confidence,
+            variance_floor=self.variance_floor,
         )
 
     def check(self, draw: Draw, *, sample: str) -> Check:
@@ -349,20 +350,6 @@ def _differences(
     mean = math.fsum(denominators) / len(denominators)
     pairs = zip(numerators, denominators, strict=True)
     return tuple((above - ratio * below) / mean for above, below in pairs)
-
-
-def _with_least_spread(values: tuple[float, ...], variance: float) -> tuple[float, ...]:
-    """Return values of the same mean that have at least this variance."""
-    count = len(values)
-    mean = math.fsum(values) / count
-    squares = math.fsum((value - mean) ** 2 for value in values)
-    if count < 2 or squares >= variance * (count - 1):  # noqa: PLR2004 - a spread takes two
-        return values
-    distance = math.sqrt(variance * (count - 1) / (count - count % 2))
-    return tuple(
-        mean if each == count - count % 2 else mean + (-distance if each % 2 else distance)
-        for each in range(count)
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

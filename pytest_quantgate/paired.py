@@ -7,14 +7,16 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from pytest_quantgate.errors import MeasurementError
-from pytest_quantgate.records import Divergence, Likelihood, Packed
+from pytest_quantgate.records import Divergence, Likelihood, Packed, TextRequest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from pytest_quantgate.gates import Bench
     from pytest_quantgate.records import NoiseFloor, TextFacts
+    from pytest_quantgate.sampling import SamplingSettings
 
 CHANCE_SHARE = 0.9
 """From this share of ln(vocabulary) on, a mean negative log-likelihood is called guessing."""
@@ -63,6 +65,18 @@ def _merged(parts: Sequence[Packed], ranks: Sequence[int]) -> Packed:
 
     whole: NDArray[Any] = np.concatenate([part.array() for part in parts])
     return Packed.of(whole[list(ranks)], parts[0].dtype)
+
+
+def text_request(bench: Bench, settings: SamplingSettings) -> TextRequest:
+    """Return the text that a gate's settings name, cut into windows as they say.
+
+    Raises:
+        ArtifactError: the text cannot be read.
+    """
+    path, digest = bench.corpus(settings.corpus)
+    return TextRequest(
+        corpus_path=str(path), corpus_sha256=digest, context=settings.context or bench.context
+    )
 
 
 def population(available: int, chunks: int | None) -> int:

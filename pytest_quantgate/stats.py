@@ -26,52 +26,6 @@ _SKEWABLE = 3
 """The fewest values that can be skewed, and so tell anything of it."""
 
 
-def mean_interval(
-    values: Sequence[float], *, population: int | None = None, confidence: float = CONFIDENCE
-) -> Interval:
-    """Return Student's t interval of the mean.
-
-    ``population`` is the number of values there are to be had: with fewer drawn, the width is
-    multiplied by the finite-population correction sqrt((N - n) / (N - 1)) (Cochran, Sampling
-    Techniques, 1977, section 2.8), so that a complete count leaves no doubt.
-
-    Raises:
-        ValueError: fewer than two values, where no spread can be told and N > n.
-    """
-    count = len(values)
-    mean = math.fsum(values) / max(count, 1)
-    if population is not None and 0 < population <= count:
-        return Interval(low=mean, high=mean, confidence=1.0)
-    if count < 2:  # noqa: PLR2004 - a spread takes two
-        message = f"an interval needs at least 2 values, got {count}"
-        raise ValueError(message)
-    from scipy import stats  # noqa: PLC0415 - a second of import that only judging pays
-
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    correction = 1.0 if population is None else math.sqrt((population - count) / (population - 1))
-    quantile = float(stats.t.ppf((1 + confidence) / 2, count - 1))
-    half = quantile * deviation / math.sqrt(count) * correction
-    return Interval(low=mean - half, high=mean + half, confidence=confidence)
-
-
-def values_needed(values: Sequence[float], *, limit: float, population: int) -> int:
-    """Return about how many values would part the mean from the limit at 95% confidence.
-
-    Solves half width = |limit - mean| for n with the normal quantile and the finite-population
-    correction; at most ``population``, where the answer is exact.
-    """
-    count = len(values)
-    mean = math.fsum(values) / count
-    variance = math.fsum((value - mean) ** 2 for value in values) / max(count - 1, 1)
-    # n = infinite / (1 + (infinite - 1) / population), infinite = spread / distance, kept from overflow.
-    spread, distance = 1.96**2 * variance, (limit - mean) ** 2
-    divisor = distance + (spread - distance) / population
-    if divisor == 0:
-        return population
-    finite = spread / divisor
-    return min(population, max(count + 1, math.ceil(finite)))
-
-
 def look_interval(
     values: Sequence[float],
     *,
@@ -167,7 +121,7 @@ def _finite(count: int, population: int) -> float:
 
 def _t(confidence: float, looks: int, count: int) -> float:
     """Return the quantile for one of several looks, for a spread told from so many values."""
-    from scipy import special  # noqa: PLC0415 - see above
+    from scipy import special  # noqa: PLC0415 - a second of import that only judging pays
 
     return -float(special.stdtrit(count - 1, (1 - confidence) / looks))
 
@@ -238,6 +192,7 @@ def chunks_needed(
     looks: int,
     pass_confidence: float,
     fail_confidence: float,
+    variance_floor: float = 0.0,
 ) -> int:
     """Return about how many values in all would part the mean from the limit.
 
@@ -247,7 +202,7 @@ def chunks_needed(
     """
     count = len(values)
     mean = math.fsum(values) / count
-    spread = _Spread.of(values)
+    spread = _Spread.of(values, variance_floor=variance_floor)
     within = mean <= limit
     confidence = pass_confidence if within else fail_confidence
 

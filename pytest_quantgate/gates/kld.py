@@ -14,7 +14,7 @@ from pytest_quantgate.errors import ArtifactError, MeasurementError
 from pytest_quantgate.gates import Bench, Gate, GateSettings, Judgement
 from pytest_quantgate.limits import Draw, MaximumLimit, PercentileLimit, Sampled, SampledLimit
 from pytest_quantgate.quantity import Points
-from pytest_quantgate.records import Divergence, DivergenceRequest, Outcome, TextRequest
+from pytest_quantgate.records import Divergence, DivergenceRequest, Outcome
 from pytest_quantgate.sampling import SamplingSettings
 
 if TYPE_CHECKING:
@@ -325,12 +325,7 @@ _PRECISIONS = {
 
 
 def _from_models(settings: KldSettings, bench: Bench) -> _Reference:
-    path, digest = bench.corpus(settings.corpus)
-    text = TextRequest(
-        corpus_path=str(path),
-        corpus_sha256=digest,
-        context=settings.context or bench.context,
-    )
+    text = paired.text_request(bench, settings)
     facts = bench.text("candidate", text)
     names = (bench.candidate_name, bench.baseline_name)
     paired.require_same_tokens(

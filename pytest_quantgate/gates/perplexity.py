@@ -207,9 +207,7 @@ class PerplexityGate(Gate[PerplexitySettings, PerplexityEvidence]):
             MeasurementError: the models cannot be compared, a limit is inside the noise, or what was
                 measured can be no model's honest likelihood.
         """
-        path, digest = bench.corpus(settings.corpus)
-        context = settings.context or bench.context
-        text = TextRequest(corpus_path=str(path), corpus_sha256=digest, context=context)
+        text = paired.text_request(bench, settings)
         literal = bench.literals.get("perplexity") if self.needs_baseline(settings) else None
         compared = self.needs_baseline(settings) and literal is None
         names = (bench.candidate_name, bench.baseline_name)
@@ -232,7 +230,7 @@ class PerplexityGate(Gate[PerplexitySettings, PerplexityEvidence]):
             request = LikelihoodRequest(
                 corpus_path=text.corpus_path,
                 corpus_sha256=text.corpus_sha256,
-                context=context,
+                context=text.context,
                 chunks=order[start:stop],
             )
             if compared:

@@ -22,122 +22,17 @@ def interval(low: float, high: float) -> Interval:
     return Interval(low=low, high=high, confidence=0.95)
 
 
-# --- the mean --------------------------------------------------------------------------------------
-
-
-def test_mean_interval_is_students() -> None:
-    """Without a population the interval is the one SciPy gives for Student's t."""
-    values = [4.0, 5.5, 6.1, 3.9, 5.0, 4.7]
-
-    found = stats.mean_interval(values)
-
-    mean = sum(values) / 6
-    expected = scipy_stats.t.interval(0.95, 5, loc=mean, scale=scipy_stats.sem(values))
-    assert (found.low, found.high) == pytest.approx(expected, rel=1e-12)
-    assert found.confidence == 0.95
-
-
-def test_mean_interval_of_a_textbook_sample() -> None:
-    """n = 4, mean 10, s = 2: 10 +- 3.182 * 2 / 2 (t table, 3 degrees of freedom, two-sided 95%)."""
-    half = 2 * math.sqrt(3) / 2  # four values at +-half around the mean have s = 2
-    found = stats.mean_interval([10 - half, 10 - half, 10 + half, 10 + half])
-
-    assert found.high - 10 == pytest.approx(3.182, abs=0.0005)
-    assert 10 - found.low == pytest.approx(3.182, abs=0.0005)
-
-
-@pytest.mark.parametrize(("population", "shrink"), [(4, math.sqrt(1 / 3)), (12, math.sqrt(9 / 11))])
-def test_mean_interval_knows_how_many_there_are(population: int, shrink: float) -> None:
-    """Three of N values leave sqrt((N - 3) / (N - 1)) of the width that three of many leave."""
-    values = [1.0, 2.0, 4.0]
-    many, few = stats.mean_interval(values), stats.mean_interval(values, population=population)
-
-    assert few.high - few.low == pytest.approx((many.high - many.low) * shrink, rel=1e-12)
-
-
-@pytest.mark.parametrize("population", [3, 2])
-def test_mean_interval_of_all_values_is_their_mean(population: int) -> None:
-    """A complete count leaves no doubt, and says so with confidence 1."""
-    found = stats.mean_interval([1.0, 2.0, 6.0], population=population)
-
-    assert found == Interval(low=3.0, high=3.0, confidence=1.0)
-
-
-def test_mean_interval_of_a_single_value() -> None:
-    """One value of one is exact; one of several tells no spread."""
-    assert stats.mean_interval([2.5], population=1).low == 2.5
-    for population in (None, 2):
-        with pytest.raises(ValueError, match=r"^an interval needs at least 2 values, got 1$"):
-            stats.mean_interval([2.5], population=population)
-
-
-@pytest.mark.parametrize("population", [None, 0, 5])
-def test_mean_interval_of_nothing_is_refused(population: int | None) -> None:
-    """No values have no mean, whatever the population is said to be."""
-    with pytest.raises(ValueError, match=r"^an interval needs at least 2 values, got 0$"):
-        stats.mean_interval([], population=population)
-
-
-@given(samples, st.integers(min_value=0, max_value=50))
-def test_mean_interval_holds_the_mean(values: list[float], further: int) -> None:
-    """The mean lies inside, however many values were left undrawn."""
-    found = stats.mean_interval(values, population=len(values) + further)
-
-    assert found.low <= math.fsum(values) / len(values) <= found.high
-
-
-@given(samples, confidences, confidences)
-def test_mean_interval_widens_with_confidence(values: list[float], a: float, b: float) -> None:
-    """More confidence never gives a narrower interval."""
-    narrow = stats.mean_interval(values, confidence=min(a, b))
-    wide = stats.mean_interval(values, confidence=max(a, b))
-
-    slack = 1e-9 * (wide.high - wide.low)  # quantiles of nearly equal confidences are rounded
-    assert wide.low <= narrow.low + slack
-    assert narrow.high <= wide.high + slack
-
-
-@given(samples, st.integers(min_value=1, max_value=50))
-def test_mean_interval_narrows_as_the_population_is_used_up(
-    values: list[float], further: int
-) -> None:
-    """The same values say more about a smaller population."""
-    small = stats.mean_interval(values, population=len(values) + further)
-    large = stats.mean_interval(values, population=len(values) + further + 1)
-
-    assert large.low <= small.low
-    assert small.high <= large.high
-
-
-# --- how many more ---------------------------------------------------------------------------------
-
-
-def test_values_needed_solves_for_the_half_width() -> None:
-    """With variance 4 at distance 1 it takes 1.96^2 * 4 = 15.4 values of many: 16."""
-    values = [1 - math.sqrt(3), 1 - math.sqrt(3), 1 + math.sqrt(3), 1 + math.sqrt(3)]
-
-    assert stats.values_needed(values, limit=2.0, population=10**9) == 16
-    assert stats.values_needed(values, limit=2.0, population=30) == 11
-
-
-def test_values_needed_at_the_limit_is_everything() -> None:
-    """A mean on its limit is decided by a complete count alone."""
-    assert stats.values_needed([1.0, 3.0], limit=2.0, population=70) == 70
-
-
-@given(samples, finite, st.integers(min_value=1, max_value=100))
-def test_values_needed_is_more_than_there_are_and_no_more_than_there_can_be(
-    values: list[float], limit: float, further: int
-) -> None:
-    """The answer is always something a user can act upon."""
-    population = len(values) + further
-
-    needed = stats.values_needed(values, limit=limit, population=population)
-
-    assert len(values) < needed <= population
-
-
 # --- looks -----------------------------------------------------------------------------------------
+
+
+def students(values: list[float], *, confidence: float, population: int | None = None) -> Interval:
+    """Return the interval of Student's t by SciPy, corrected for a finite population."""
+    count = len(values)
+    half = float(scipy_stats.t.ppf((1 + confidence) / 2, count - 1) * scipy_stats.sem(values))
+    if population is not None:
+        half *= math.sqrt((population - count) / (population - 1))
+    mean = math.fsum(values) / count
+    return Interval(low=mean - half, high=mean + half, confidence=confidence)
 
 
 def look(values: list[float], **changes: float) -> Interval:
@@ -178,9 +73,9 @@ def test_skewness_moves_the_bound_it_endangers_and_no_other() -> None:
     values = [1.0] * 15 + [4.0]  # so skewed that no allowance turns the sign
     found = look(values)
 
-    student = stats.mean_interval(values, confidence=0.98)  # 99% on the lower side
+    student = students(values, confidence=0.98)  # 99% on the lower side
     assert found.low == pytest.approx(student.low, rel=1e-7)
-    assert found.high > stats.mean_interval(values, confidence=0.90).high
+    assert found.high > students(values, confidence=0.90).high
 
 
 @pytest.mark.parametrize("population", [4, 3])
@@ -234,7 +129,7 @@ def test_a_look_is_wider_than_students_and_widens_with_looks(
     population = len(values) + further
     found = look(values, population=population, looks=looks)
     more = look(values, population=population, looks=looks + 1)
-    student = stats.mean_interval(values, population=population, confidence=0.90)
+    student = students(values, population=population, confidence=0.90)
 
     slack = 1e-9 * (1 + max(map(abs, values)))
     assert found.high >= student.high - slack
