@@ -268,8 +268,7 @@ class Probe:
             QuantgateError: what else the operation raised on purpose.
         """
         if not self.alive:
-            message = f"the probe (pid {self.pid}) has ended and cannot run {operation!r}"
-            raise ProbeCrashed(message, phase=self._child.phase)
+            raise self._child.ended(operation)
         self._number += 1
         self._child.phase = operation
         deadline = timeout if isinstance(timeout, Deadline) else Deadline(timeout)

@@ -229,6 +229,13 @@ class Child:
                     self._broken = error
         return self._messages.pop(0)
 
+    def ended(self, operation: str) -> ProbeError:
+        """Return why a child that has ended cannot be asked: what it died of, or that it was killed."""
+        if self._closed:
+            message = f"the probe (pid {self.pid}) has ended and cannot run {operation!r}"
+            return ProbeCrashed(message, phase=self.phase)
+        return self._autopsy()
+
     def fail(self, kind: type[ProbeError], what: str) -> ProbeError:
         """Kill the child and return an error that says what it did, in which phase, and its log."""
         log = self._log.tail()

@@ -40,7 +40,7 @@ def strike():
     while time.monotonic() < deadline:
         for child in psutil.Process().children():
             try:
-                if "pytest_quantgate.probe" in child.cmdline() and child.cpu_times().user > 0.5:
+                if "pytest_quantgate.probe" in child.cmdline() and child.cpu_times().user > 1:
                     os.kill(child.pid, signal.SIGNAME)
                     return
             except psutil.Error:

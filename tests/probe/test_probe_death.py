@@ -221,6 +221,15 @@ def test_interrupt_in_the_parent_kills_the_probe(tmp_path: Path) -> None:
         probe.likelihood(request(tmp_path), timeout=SECONDS)
 
 
+def test_a_death_between_two_requests_is_named(tmp_path: Path) -> None:
+    """A probe that was killed while nothing was asked of it says so at the next question."""
+    with load("good") as probe:
+        os.kill(probe.pid, signal.SIGKILL)
+        os.waitid(os.P_PID, probe.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(errors.ProbeCrashed, match=r"was killed by SIGKILL \(something outside"):
+            probe.likelihood(request(tmp_path), timeout=SECONDS)
+
+
 def test_interrupt_in_the_child_is_ignored(tmp_path: Path) -> None:
     """SIGINT to the probe's process group does not end it: the parent decides."""
     with load("good") as probe:
