@@ -4,6 +4,9 @@ QuantgateError
  +-- SpecError          the author of the specification: every problem at once, with its place
  +-- ArtifactError      the owner of a model file, corpus or case file
  |    +-- IntegrityError     the file is not what its checksum says, or has none
+ |    |    +-- SecurityError       the file must not be loaded here
+ |    +-- QuantizationError  a model could not be quantized
+ |    +-- ConversionError    a model could not be converted, or the result is not the same model
  +-- ProbeError         the machine or the model: the measurement did not come to an end
  |    +-- ProbeCrashed       the child died of a signal or left early
  |    +-- ProbeTimedOut      the child did not answer before its deadline
@@ -59,6 +62,18 @@ class ArtifactError(QuantgateError):
 
 class IntegrityError(ArtifactError):
     """A file whose bytes are not the ones that were vouched for, or that nobody vouched for."""
+
+
+class SecurityError(IntegrityError):
+    """A model file that must not be loaded: unverified, changed meanwhile, or in a forbidden place."""
+
+
+class QuantizationError(ArtifactError):
+    """A model that could not be quantized."""
+
+
+class ConversionError(ArtifactError):
+    """A model that could not be converted, or whose conversion is not the same model."""
 
 
 class MeasurementError(QuantgateError):

@@ -33,7 +33,10 @@ MESSAGE_ERRORS: Mapping[str, type[errors.QuantgateError]] = {
     kind.__name__: kind
     for kind in (
         errors.ArtifactError,
+        errors.ConversionError,
         errors.IntegrityError,
+        errors.QuantizationError,
+        errors.SecurityError,
         errors.MeasurementError,
         errors.StoreError,
         errors.ProbeCrashed,

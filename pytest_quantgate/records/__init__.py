@@ -6,6 +6,7 @@ Units are part of the names (``_ms``, ``_bytes``, ``_seconds``); a likelihood is
 
 from __future__ import annotations
 
+from pytest_quantgate.records.recipes import ImatrixRequest, Recipe, TensorOverride
 from pytest_quantgate.records.requests import (
     DivergenceRequest,
     EngineSettings,
@@ -55,6 +56,7 @@ __all__ = [
     "EngineSettings",
     "Generation",
     "GenerationRequest",
+    "ImatrixRequest",
     "Interval",
     "Latency",
     "LatencyRequest",
@@ -75,7 +77,9 @@ __all__ = [
     "PilotLimit",
     "Progress",
     "Prompt",
+    "Recipe",
     "RequestTiming",
+    "TensorOverride",
     "TextFacts",
     "TextRequest",
     "TopTokens",

@@ -1,22 +1,13 @@
-"""`quantgate ...`: the same functions the plugin calls, from a shell."""
+"""`quantgate schema`, `logits`, `plan` and `calibrate`: what surrounds a run of the gates."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from pytest_quantgate import __version__
-from pytest_quantgate.errors import QuantgateError
-
-app = typer.Typer(
-    name="quantgate",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+from pytest_quantgate.cli.options import Threads, Timeout  # noqa: TC001 - typer reads them at run time
 
 Spec = Annotated[Path, typer.Argument(metavar="SPEC", help="Specification (gates.yaml)")]
 StoreFolder = Annotated[
@@ -26,64 +17,8 @@ Roots = Annotated[
     list[Path] | None,
     typer.Option("--root", metavar="DIR", help="Further folder that files may lie in (repeatable)"),
 ]
-Threads = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Compute threads of each probe")
-]
-Timeout = Annotated[
-    float | None, typer.Option(min=0, metavar="SECONDS", help="Longest time of one measurement")
-]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Model files (GGUF)")]
 
 
-def _version(wanted: bool) -> None:  # noqa: FBT001 - how typer calls it
-    if wanted:
-        typer.echo(f"quantgate {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def main_options(
-    *,
-    _: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version")
-    ] = False,
-) -> None:
-    """Quality gates for quantized language models; `pytest --quantgate SPEC` runs them."""
-
-
-@app.command()
-def checksum(files: Files) -> None:
-    """Write FILE.sha256 beside each model, in the form `sha256sum -c` reads."""
-    from pytest_quantgate.artifact import integrity  # noqa: PLC0415 - quick start
-
-    for file in files:
-        typer.echo(f"wrote {integrity.write_sidecar(file)}")
-
-
-@app.command()
-def verify(files: Files) -> None:
-    """Hold each model against its checksum; exit 1 unless all match."""
-    from pytest_quantgate.artifact import integrity  # noqa: PLC0415 - quick start
-
-    failed = False
-    for file in files:
-        verification = integrity.verify(file)
-        if verification.outcome == "match":
-            typer.echo(f"{file}: ok, sha256 {verification.actual} ({verification.source})")
-        elif verification.outcome == "mismatch":
-            failed = True
-            typer.echo(
-                f"{file}: MISMATCH, sha256 {verification.actual}, but {verification.source} says"
-                f" {verification.expected}"
-            )
-        else:
-            failed = True
-            typer.echo(f"{file}: no checksum; make one with: {verification.command}")
-    if failed:
-        raise typer.Exit(code=1)
-
-
-@app.command()
 def schema() -> None:
     """Print the JSON Schema of gates.yaml, for editors."""
     from pytest_quantgate.spec import schema_text  # noqa: PLC0415 - quick start
@@ -91,7 +26,6 @@ def schema() -> None:
     typer.echo(schema_text(), nl=False)
 
 
-@app.command()
 def logits(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model file (GGUF)")],
     *,
@@ -128,7 +62,6 @@ def _say(text: str) -> None:
     typer.echo(f"quantgate: {text}", err=True)
 
 
-@app.command()
 def plan(
     spec: Spec,
     *,
@@ -149,7 +82,6 @@ def plan(
         typer.echo(forecast.plan_text(project, say=_say), nl=False)
 
 
-@app.command()
 def calibrate(
     spec: Spec,
     *,
@@ -184,10 +116,7 @@ def calibrate(
         typer.echo(f"wrote {output}")
 
 
-def main() -> None:
-    """Run the command line; a known error is one message and exit code 2."""
-    try:
-        app()
-    except QuantgateError as error:
-        typer.echo(f"quantgate: {error}", err=True)
-        sys.exit(2)
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module."""
+    for command in (schema, plan, calibrate, logits):
+        app.command(command.__name__)(command)

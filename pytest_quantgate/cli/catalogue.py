@@ -1,0 +1,12 @@
+"""`quantgate types` and `inspect`: what types there are and what a file holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+
+def register(_app: typer.Typer) -> None:
+    """Add the commands of this module."""
