@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,7 +19,6 @@ Threads = Annotated[
 Timeout = Annotated[
     float | None, typer.Option(min=0, metavar="SECONDS", help="Longest time of one measurement")
 ]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Model files (GGUF)")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist")]
 

@@ -15,13 +15,15 @@ from gguf_writer import ARRAY, F16, Q4_0, Q4_K, Q5_0, Q8_0, STRING, Gguf, Tensor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pytest_quantgate.artifact import gguf_format
 from pytest_quantgate.artifact.gguf import (
     GgufHeader,
     Omitted,
     check_architecture,
+    check_model,
     read_header,
+    read_parts,
 )
+from pytest_quantgate.artifact.gguf import values as gguf_values
 from pytest_quantgate.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -295,7 +297,7 @@ def test_accepts_the_largest_alignment(tmp_path: Path) -> None:
 
 def test_bounds_the_text_of_all_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many long keys cannot fill memory; values beyond the bound are passed over instead."""
-    monkeypatch.setattr(gguf_format, "_KEPT_TOTAL_BYTES", 200)
+    monkeypatch.setattr(gguf_values, "_KEPT_TOTAL_BYTES", 200)
 
     keys = Gguf().with_metadata(*((f"{index}" * 90, 4, 1) for index in range(3)))
     values = Gguf().with_metadata(("x", STRING, "a" * 190))
@@ -401,3 +403,180 @@ def test_survives_huge_numbers_anywhere(tmp_path: Path, number: int, place: int)
 
     with contextlib.suppress(ArtifactError):
         read_header(path)
+
+
+def parts_of(folder: Path, *parts: Gguf) -> Path:
+    """Write the parts of a split model and return the path of the last."""
+    count = len(parts)
+    for number, part in enumerate(parts, start=1):
+        path = folder / f"m-{number:05}-of-{count:05}.gguf"
+        path.write_bytes(part.encode())
+    return path
+
+
+def half(number: int, *names: str, total: int = 3, architecture: str | None = None) -> Gguf:
+    """Return a half of a split model with these tensors, as `llama-gguf-split` makes them."""
+    kind = "llama" if number == 0 and architecture is None else architecture
+    own: tuple[tuple[str, int, object], ...] = ()
+    if kind is not None:
+        own = (("general.architecture", STRING, kind),)
+    split = (("split.no", 2, number), ("split.count", 2, 2), ("split.tensors.count", 5, total))
+    return Gguf(metadata=own + split, tensors=tuple(Tensor(name, (4,)) for name in names))
+
+
+def test_parts_make_one_model(tmp_path: Path) -> None:
+    """Whichever part is named, all are read, and the first speaks for the model."""
+    last = parts_of(tmp_path, half(0, "a"), half(1, "b", "c"))
+
+    assert [len(header.tensors) for header in read_parts(last)] == [1, 2]
+    assert check_model(last).path.name == "m-00001-of-00002.gguf"
+    last.write_bytes(half(1, "b", "c", architecture="llama").encode())
+    assert check_model(last).architecture == "llama"
+
+
+@pytest.mark.parametrize(
+    ("second", "reason"),
+    [
+        (half(1, "b"), "its 2 parts have 2 tensors together, the model 3; fetch them again"),
+        (half(1, "b", "c", "d"), "its 2 parts have 4 tensors together, the model 3"),
+        (half(1, "a", "c"), "tensor 'a' is in an earlier part, too"),
+        (half(1, "b", "c", total=4), "split.tensors.count is 4, in m-00001-of-00002.gguf it is 3"),
+        (
+            half(1, "b", "c", architecture="gemma"),
+            "general.architecture is 'gemma', in m-00001-of-00002.gguf it is 'llama'; these are not",
+        ),
+        (half(0, "b", "c"), "the file is part 1 of 2 of a split model; its name must end in"),
+        (
+            Gguf(tensors=(Tensor("b", (4,)), Tensor("c", (4,)))),
+            "its name says that it is one of 2 parts, its header does not; give it the name",
+        ),
+    ],
+)
+def test_refuses_parts_that_make_no_model(tmp_path: Path, second: Gguf, reason: str) -> None:
+    """Parts of different models, too many and too few tensors have their sentences."""
+    first = parts_of(tmp_path, half(0, "a"), second).with_name("m-00001-of-00002.gguf")
+
+    with pytest.raises(ArtifactError) as caught:
+        check_model(first)
+
+    assert reason in str(caught.value)
+
+
+def test_refuses_a_missing_part(tmp_path: Path) -> None:
+    """It is named."""
+    parts_of(tmp_path, half(0, "a"), half(1, "b", "c")).unlink()
+
+    with pytest.raises(ArtifactError, match=r"1 of 2 parts .* missing: m-00002-of-00002\.gguf"):
+        check_model(tmp_path / "m-00001-of-00002.gguf")
+
+
+def bounded(folder: Path, *entries: tuple[str, int, object]) -> str:
+    """Return why a model with these numbers is refused, or an empty text."""
+    path = folder / "model.gguf"
+    numbers = ((f"llama.{key}", kind, value) for key, kind, value in entries)
+    path.write_bytes(Gguf().with_metadata(*numbers).encode())
+    try:
+        check_model(path)
+    except ArtifactError as error:
+        return str(error).removeprefix(f"{path}: malformed header: llama.")
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ([("block_count", 4, 0)], "block_count is 0; 1 to 512 is accepted"),
+        ([("block_count", 4, 1)], ""),
+        ([("block_count", 4, 512)], ""),
+        ([("block_count", 4, 513)], "block_count is 513; 1 to 512 is accepted"),
+        ([("block_count", 4, 4), ("nextn_predict_layers", 4, 4)], ""),
+        (
+            [("block_count", 4, 4), ("nextn_predict_layers", 4, 5)],
+            "nextn_predict_layers is 5; 0 to 4 is accepted",
+        ),
+        ([("expert_count", 4, 1024), ("expert_used_count", 4, 1)], ""),
+        ([("expert_count", 4, 1025)], "expert_count is 1025; 0 to 1024 is accepted"),
+        ([("expert_used_count", 4, 1)], "expert_used_count is 1; 0 to 0 is accepted"),
+        (
+            [("expert_count", 4, 8), ("expert_used_count", 4, 0)],
+            "expert_used_count is 0; 1 to 8 is accepted",
+        ),
+        ([("expert_count", 4, 8), ("expert_used_count", 4, 8)], ""),
+        (
+            [("expert_count", 4, 8), ("expert_used_count", ARRAY, (4, (2, 9)))],
+            "expert_used_count is 9; 1 to 8 is accepted",
+        ),
+        (
+            [("expert_count", 4, 8), ("expert_group_count", 4, 8)],
+            "expert_group_count is 8; 0 to 7 is accepted",
+        ),
+        (
+            [("expert_count", 4, 8), ("expert_group_count", 4, 3)],
+            "expert_group_count is 3; a divisor of 8 is accepted",
+        ),
+        (
+            [
+                ("expert_count", 4, 8),
+                ("expert_group_count", 4, 4),
+                ("expert_group_used_count", 4, 4),
+            ],
+            "expert_group_used_count is 4; 1 to 3 is accepted",
+        ),
+        ([("attention.layer_norm_rms_epsilon", 6, 0.0)], ""),
+        (
+            [("attention.layer_norm_rms_epsilon", 6, -1.0)],
+            "attention.layer_norm_rms_epsilon is -1.0; a finite float from 0 is accepted",
+        ),
+        (
+            [("attention.layer_norm_epsilon", 6, float("nan"))],
+            "attention.layer_norm_epsilon is nan; a finite float from 0 is accepted",
+        ),
+        ([("rope.scaling.type", STRING, "yarn")], ""),
+        (
+            [("rope.scaling.type", STRING, "yam")],
+            "rope.scaling.type is 'yam'; one of linear, longrope, none, yarn is accepted",
+        ),
+    ],
+)
+def test_refuses_numbers_on_which_the_engine_aborts(
+    tmp_path: Path, entries: list[tuple[str, int, object]], reason: str
+) -> None:
+    """At each bound: the last value that the engine takes and the first on which it aborts."""
+    assert bounded(tmp_path, *entries) == reason
+
+
+@pytest.mark.parametrize(
+    ("tokens", "twice"),
+    [
+        (("a", "b"), None),
+        (("a", "b", "a"), 2),
+        (("a\0b", "a\0c"), 1),
+        (("", ""), None),
+        (("[EMPTY_1]", ""), 1),
+        (tuple(f"t{index}" for index in range(70)), None),
+        ((*(f"t{index}" for index in range(70)), "t3"), 70),
+    ],
+)
+def test_tokens_occur_once(tmp_path: Path, tokens: tuple[str, ...], twice: int | None) -> None:
+    """The engine aborts on a vocabulary in which a token, as it reads it, occurs twice."""
+    model = Gguf().with_metadata(("tokenizer.ggml.tokens", ARRAY, (STRING, tokens)))
+
+    if twice is None:
+        kept = header_of(tmp_path, model).metadata["tokenizer.ggml.tokens"]
+        assert kept == (tokens if len(tokens) <= 64 else Omitted(type_name="string", count=70))
+    else:
+        reason = f"malformed header: token {twice} of the vocabulary occurs twice: "
+        assert refusal(tmp_path, model).startswith(reason)
+
+
+def test_bounds_the_vocabulary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens have a largest number and a largest length."""
+    monkeypatch.setattr(gguf_values, "MAX_TOKENS", 2)
+    monkeypatch.setattr(gguf_values, "MAX_TOKEN_BYTES", 3)
+
+    def with_tokens(*tokens: str) -> Gguf:
+        return Gguf().with_metadata(("tokenizer.ggml.tokens", ARRAY, (STRING, tokens)))
+
+    assert header_of(tmp_path, with_tokens("abc", "b")).tensors
+    assert "has 3 tokens; 2 are accepted" in refusal(tmp_path, with_tokens("a", "b", "c"))
+    assert "token 1 is 4 bytes long, 3 are accepted" in refusal(tmp_path, with_tokens("a", "abcd"))

@@ -19,6 +19,7 @@ from pytest_quantgate.artifact.integrity import (
     package_checksum,
     sha256_file,
     verify,
+    verify_model_integrity,
     write_sidecar,
 )
 from pytest_quantgate.errors import ArtifactError, IntegrityError
@@ -402,3 +403,48 @@ def test_no_sidecar_by_chance_vouches(model: Path, content: bytes) -> None:
 
     with pytest.raises(IntegrityError):
         verify(model)
+
+
+def test_answers_yes_or_no(model: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Only a checksum that matches is a yes; the log says which no it was, without whole digests."""
+    assert not verify_model_integrity(model)
+    write_sidecar(model)
+    assert verify_model_integrity(str(model))
+    model.write_bytes(b"changed")
+    assert not verify_model_integrity(model)
+
+    actual = hashlib.sha256(b"changed").hexdigest()[:16]
+    assert caplog.messages == [
+        "model.no_checksum model=model.gguf",
+        f"model.checksum_mismatch model=model.gguf expected={DIGEST[:16]} actual={actual}",
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING", "ERROR"]
+
+
+def test_answers_for_the_sidecar_of_other_tools(model: Path) -> None:
+    """`model.sha256` with one space between digest and name counts, too."""
+    model.with_name("model.sha256").write_text(f"{DIGEST} model.gguf")
+
+    assert verify_model_integrity(model)
+
+
+def test_no_answer_without_a_file_or_with_a_broken_sidecar(model: Path) -> None:
+    """What cannot be judged is an error, not a no."""
+    with pytest.raises(ArtifactError, match="no such file"):
+        verify_model_integrity(model.with_name("absent.gguf"))
+    model.with_name("model.gguf.sha256").write_text("garbage")
+    with pytest.raises(IntegrityError, match="is not a SHA-256"):
+        verify_model_integrity(model)
+
+
+def test_hashes_the_open_file(model: Path) -> None:
+    """What lies under the name by now does not count."""
+    write_sidecar(model)
+    with model.open("rb", buffering=0) as file:
+        model.unlink()
+        model.write_bytes(b"exchanged")
+
+        verification = verify(model, files=[file])
+
+    assert (verification.outcome, verification.actual) == ("match", DIGEST)
+    assert verification.bytes == len(CONTENT)

@@ -19,14 +19,27 @@ from pytest_quantgate.artifact.catalog import (
     quantization_type,
 )
 from pytest_quantgate.artifact.files import open_regular
-from pytest_quantgate.artifact.gguf_format import HeaderReader, Omitted, TensorInfo, Value
+from pytest_quantgate.artifact.gguf.chat_template import require_harmless
+from pytest_quantgate.artifact.gguf.engine_bounds import require_bounds
+from pytest_quantgate.artifact.gguf.format import HeaderReader, Omitted, TensorInfo, Value
+from pytest_quantgate.artifact.integrity import model_parts
 from pytest_quantgate.errors import ArtifactError
 
-__all__ = ["GgufHeader", "Omitted", "TensorInfo", "Value", "check_architecture", "read_header"]
+__all__ = [
+    "GgufHeader",
+    "Omitted",
+    "TensorInfo",
+    "Value",
+    "check_architecture",
+    "check_model",
+    "read_header",
+    "read_parts",
+]
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
+    from typing import BinaryIO
 
 _GUESSED = 1024
 
@@ -120,23 +133,27 @@ class GgufHeader:
         )
 
 
-def read_header(path: Path) -> GgufHeader:
+def read_header(path: Path, *, file: BinaryIO | None = None) -> GgufHeader:
     """Return the header of a GGUF file, having checked all that can be checked without the data.
 
     Reads the header only, in time and memory bounded by its counts. Numbers, strings up to 1 MiB
-    and arrays of up to 64 items are kept; of larger ones only type and count.
+    and arrays of up to 64 items are kept; of larger ones only type and count. With ``file``, that
+    open file is read, and ``path`` is for messages.
 
     Raises:
         ArtifactError: when there is no such file, it is not GGUF, of another version or byte order,
             malformed, or shorter than it says.
     """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        try:
-            contents = HeaderReader(path, file, size).contents()
-        except OSError as error:
-            message = f"{path}: cannot be read: {error.strerror}"
-            raise ArtifactError(message) from error
+    if file is None:
+        with open_regular(path) as opened:
+            return read_header(path, file=opened)
+    size = os.fstat(file.fileno()).st_size
+    try:
+        file.seek(0)
+        contents = HeaderReader(path, file, size).contents()
+    except OSError as error:
+        message = f"{path}: cannot be read: {error.strerror}"
+        raise ArtifactError(message) from error
     return GgufHeader(
         path=path,
         version=contents.version,
@@ -146,6 +163,81 @@ def read_header(path: Path) -> GgufHeader:
         data_offset=contents.data_offset,
         file_size=size,
     )
+
+
+def read_parts(path: Path, *, files: Sequence[BinaryIO] | None = None) -> tuple[GgufHeader, ...]:
+    """Return the headers of all parts of a model, which make one model together.
+
+    With ``files``, the open files of the parts in order, those are read.
+
+    Raises:
+        ArtifactError: when a part is missing or malformed, or the parts contradict each other.
+    """
+    paths = model_parts(path)
+    opened = files or (None,) * len(paths)
+    headers = tuple(read_header(part, file=file) for part, file in zip(paths, opened, strict=True))
+    if len(headers) > 1:
+        _check_parts(headers)
+    return headers
+
+
+def _check_parts(headers: tuple[GgufHeader, ...]) -> None:
+    first = headers[0]
+    seen: set[str] = set()
+    for header in headers:
+        if header.metadata.get("split.count", 0) != len(headers):
+            message = (
+                f"{header.path}: its name says that it is one of {len(headers)} parts, its header "
+                "does not; give it the name it was published under"
+            )
+            raise ArtifactError(message)
+        for key, absent in (("split.tensors.count", None), ("general.architecture", "")):
+            ours, theirs = header.metadata.get(key, absent), first.metadata.get(key, absent)
+            # Only the first part has to say what kind of model it is.
+            if ours not in {theirs, absent} or (absent is None and ours is None):
+                message = (
+                    f"{header.path}: {key} is {ours!r}, in {first.path.name} it is {theirs!r}; "
+                    "these are not parts of one model"
+                )
+                raise ArtifactError(message)
+        twice = seen.intersection(tensor.name for tensor in header.tensors)
+        if twice:
+            message = f"{header.path}: tensor {min(twice)!r} is in an earlier part, too"
+            raise ArtifactError(message)
+        seen.update(tensor.name for tensor in header.tensors)
+    total = first.metadata["split.tensors.count"]
+    if len(seen) != total:
+        message = (
+            f"{first.path}: its {len(headers)} parts have {len(seen)} tensors together, the model "
+            f"{total}; fetch them again"
+        )
+        raise ArtifactError(message)
+
+
+def check_model(path: Path, *, files: Sequence[BinaryIO] | None = None) -> GgufHeader:
+    """Check all that can be checked of a model before native code sees it.
+
+    The headers of all parts, that the parts make one model, that the engine knows the architecture
+    and does not end the process over a number (`engine_bounds`), and that no chat template reaches
+    for what it should not (`chat_template.scan`).
+
+    Args:
+        path: the file, or any part of a split model.
+        files: the open files of the parts in order (`opening.OpenModel`); by default they are
+            opened by name.
+
+    Returns:
+        The header of the file; of a split model, of its first part.
+
+    Raises:
+        ArtifactError: the model is malformed, incomplete or unknown to the engine.
+        SecurityError: a chat template is suspicious.
+    """
+    header = read_parts(path, files=files)[0]
+    check_architecture(header)
+    require_bounds(header)
+    require_harmless(header)
+    return header
 
 
 def check_architecture(header: GgufHeader) -> None:

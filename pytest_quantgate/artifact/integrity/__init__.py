@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import re
 import shlex
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pytest_quantgate.artifact.files import open_regular, write_atomically
-from pytest_quantgate.artifact.sums import (
+from pytest_quantgate.artifact.integrity.sums import (
     ExpectedChecksum,
     hexadecimal,
     listed,
@@ -28,15 +30,21 @@ __all__ = [
     "model_digest",
     "model_parts",
     "package_checksum",
+    "require",
     "sha256_file",
+    "sha256_open",
     "verify",
+    "verify_model_integrity",
     "write_sidecar",
 ]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from typing import BinaryIO
 
+_log = logging.getLogger(__name__)
+
+_SHOWN_DIGITS = 16
 _BLOCK_BYTES = 1 << 20
 _PART = re.compile(r"(.+)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 
@@ -68,23 +76,35 @@ def sha256_file(path: Path, *, on_progress: Callable[[Progress], None] | None = 
     Raises:
         ArtifactError: when the file is missing, unreadable or no regular file.
     """
+    with open_regular(path) as file:
+        return sha256_open(file, path, on_progress=on_progress)
+
+
+def sha256_open(
+    file: BinaryIO, path: Path, *, on_progress: Callable[[Progress], None] | None = None
+) -> str:
+    """Return the SHA-256 of an open file from its start; ``path`` is for messages.
+
+    Raises:
+        ArtifactError: when it cannot be read.
+    """
     digest = hashlib.sha256()
     view = memoryview(bytearray(_BLOCK_BYTES))
     done = 0
-    with open_regular(path) as file:
-        total = os.fstat(file.fileno()).st_size
-        try:
-            # `hashlib.file_digest` is newer than Python 3.10 and not faster.
-            while count := file.readinto(view):  # type: ignore[attr-defined]
-                digest.update(view[:count])
-                done += count
-                if on_progress is not None:
-                    on_progress(
-                        Progress(step="checksum", done=done, total=max(done, total), unit="byte")
-                    )
-        except OSError as error:
-            message = f"{path}: cannot be read beyond byte {done:,}: {error.strerror}"
-            raise ArtifactError(message) from error
+    total = os.fstat(file.fileno()).st_size
+    try:
+        file.seek(0)
+        # `hashlib.file_digest` is newer than Python 3.10 and not faster.
+        while count := file.readinto(view):  # type: ignore[attr-defined]
+            digest.update(view[:count])
+            done += count
+            if on_progress is not None:
+                on_progress(
+                    Progress(step="checksum", done=done, total=max(done, total), unit="byte")
+                )
+    except OSError as error:
+        message = f"{path}: cannot be read beyond byte {done:,}: {error.strerror}"
+        raise ArtifactError(message) from error
     return digest.hexdigest()
 
 
@@ -169,12 +189,14 @@ def verify(
     *,
     literal: str | None = None,
     sums: Path | None = None,
+    files: Sequence[BinaryIO] | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Verification:
     """Hold a model, all of its parts, against the digests `expected_checksum` finds.
 
     A ``literal`` for a model in parts is its `model_digest`. A mismatch or a missing checksum is an
-    outcome, not an error.
+    outcome, not an error. With ``files``, the open files of the parts in order, those are hashed
+    and nothing is opened by name but what vouches for them (`opening.OpenModel`).
 
     Raises:
         ArtifactError: when a file is missing or unreadable.
@@ -186,8 +208,15 @@ def verify(
     expected = [
         expected_checksum(path if whole else part, literal=literal, sums=sums) for part in parts
     ]
-    digests = tuple(sha256_file(part, on_progress=on_progress) for part in parts)
-    size = sum(part.stat().st_size for part in parts)
+    if files is None:
+        digests = tuple(sha256_file(part, on_progress=on_progress) for part in parts)
+        size = sum(part.stat().st_size for part in parts)
+    else:
+        digests = tuple(
+            sha256_open(file, part, on_progress=on_progress)
+            for file, part in zip(files, parts, strict=True)
+        )
+        size = sum(os.fstat(file.fileno()).st_size for file in files)
     actual = _digest_of(parts, digests)
     outcome: Literal["match", "mismatch", "missing"]
     if whole or len(parts) == 1:
@@ -209,6 +238,30 @@ def verify(
     )
 
 
+def verify_model_integrity(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a model, all of its parts, is what its checksum says.
+
+    False for another digest and for a model nobody vouches for; which of them, is logged as
+    ``model.checksum_mismatch`` or ``model.no_checksum``. To load the model, use
+    `safe_load_quantized`: between this answer and a load by name the file can change.
+
+    Raises:
+        ArtifactError: a file is missing or unreadable.
+        IntegrityError: what vouches for the file is malformed or contradicts itself.
+    """
+    verification = verify(Path(path))
+    if verification.outcome == "missing":
+        _log.warning("model.no_checksum model=%s", verification.path.name)
+    elif verification.outcome == "mismatch":
+        _log.error(
+            "model.checksum_mismatch model=%s expected=%s actual=%s",
+            verification.path.name,
+            (verification.expected or "")[:_SHOWN_DIGITS],
+            verification.actual[:_SHOWN_DIGITS],
+        )
+    return verification.outcome == "match"
+
+
 def require(verification: Verification, *, required: bool) -> None:
     """Refuse a model whose checksum does not match, and with ``required`` one that has none.
 
@@ -218,8 +271,8 @@ def require(verification: Verification, *, required: bool) -> None:
     name = verification.path.name
     if verification.outcome == "mismatch":
         message = (
-            f"{name} is not loaded: its sha256 is {verification.actual[:16]}..., but"
-            f" {verification.source} says {(verification.expected or '')[:16]}..."
+            f"{name} is not loaded: its sha256 is {verification.actual[:_SHOWN_DIGITS]}..., but"
+            f" {verification.source} says {(verification.expected or '')[:_SHOWN_DIGITS]}..."
         )
         raise IntegrityError(message)
     if verification.outcome == "missing" and required:
@@ -237,7 +290,12 @@ def package_checksum(path: Path) -> str | None:
     return None if found is None else found.digest
 
 
-def write_sidecar(path: Path, *, digests: Mapping[Path, str] | None = None) -> Path:
+def write_sidecar(
+    path: Path,
+    *,
+    digests: Mapping[Path, str] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Path:
     """Write ``<file>.sha256`` for a model and return its path; `sha256sum -c` reads it.
 
     For a model in parts it is the first part's sidecar and lists all of them. ``digests`` spares
@@ -248,7 +306,8 @@ def write_sidecar(path: Path, *, digests: Mapping[Path, str] | None = None) -> P
     """
     parts = model_parts(path)
     known = digests or {}
-    text = sum_lines(parts, tuple(known.get(part) or sha256_file(part) for part in parts))
+    made = (known.get(part) or sha256_file(part, on_progress=on_progress) for part in parts)
+    text = sum_lines(parts, tuple(made))
     sidecar = parts[0].with_name(parts[0].name + ".sha256")
     write_atomically(sidecar, text.encode())
     return sidecar

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.artifact.files import open_regular
-from pytest_quantgate.errors import IntegrityError
+from pytest_quantgate.errors import ArtifactError, IntegrityError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,12 +36,47 @@ class ExpectedChecksum:
 
 
 def sum_lines(parts: Sequence[Path], digests: Sequence[str]) -> str:
-    """Return what `sha256sum` prints, which marks names it had to escape with a backslash."""
+    """Return what `sha256sum` prints for files in the folder it is run in."""
+    return name_lines([part.name for part in parts], digests)
+
+
+def name_lines(names: Sequence[str], digests: Sequence[str]) -> str:
+    """Return what `sha256sum` prints, which marks names it had to escape with a backslash.
+
+    Raises:
+        ArtifactError: for a name that readers of such lists would take for another one.
+    """
     lines = []
-    for part, digest in zip(parts, digests, strict=True):
-        name = part.name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-        lines.append(f"{'' if name == part.name else chr(92)}{digest}  {name}\n")
+    for name, digest in zip(names, digests, strict=True):
+        if name.startswith((" ", "\t", "*")) or name.endswith((" ", "\t")) or not _is_text(name):
+            message = (
+                f"{name!r}: begins or ends with a space or star, or is not UTF-8, so that lists of "
+                "checksums cannot name it for sure; rename the file"
+            )
+            raise ArtifactError(message)
+        escaped = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
+        lines.append(f"{'' if escaped == name else chr(92)}{digest}  {escaped}\n")
     return "".join(lines)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def entries(sums: Path, *, bare: bool = False) -> tuple[tuple[str, str | None], ...]:
+    """Return digest and name of each line of a list of checksums, in its order.
+
+    With ``bare``, a line may be a digest without a name, which is None then.
+
+    Raises:
+        IntegrityError: when the list is malformed.
+        ArtifactError: when it cannot be read.
+    """
+    return tuple(_entries(sums, bare=bare))
 
 
 def listed(sums: Path, path: Path, source: str, *, sidecar: bool) -> ExpectedChecksum | None:
@@ -55,12 +90,12 @@ def listed(sums: Path, path: Path, source: str, *, sidecar: bool) -> ExpectedChe
             another file.
         ArtifactError: when it cannot be read.
     """
-    entries = list(_entries(sums, bare=sidecar))
+    claims = entries(sums, bare=sidecar)
     target = _plain(path)
     exact = {
-        digest for digest, name in entries if name is None or _plain(sums.parent / name) == target
+        digest for digest, name in claims if name is None or _plain(sums.parent / name) == target
     }
-    found = exact or {digest for digest, name in entries if name and Path(name).name == path.name}
+    found = exact or {digest for digest, name in claims if name and Path(name).name == path.name}
     if len(found) > 1:
         message = (
             f"{sums}: has {len(found)} different checksums for {path.name}; keep the right one"
@@ -68,11 +103,11 @@ def listed(sums: Path, path: Path, source: str, *, sidecar: bool) -> ExpectedChe
         raise IntegrityError(message)
     if found:
         return ExpectedChecksum(digest=found.pop(), source=source)
-    if not entries:
+    if not claims:
         message = f"{sums}: holds no checksum; write it again with `quantgate checksum {path.name}`"
         raise IntegrityError(message)
     if sidecar:
-        named = entries[0][1]
+        named = claims[0][1]
         message = (
             f"{sums}: is the checksum of {named!r}, not of {path.name!r}; write it again with "
             f"`quantgate checksum {path.name}`"
