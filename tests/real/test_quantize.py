@@ -6,114 +6,24 @@ import fcntl
 import hashlib
 import importlib.util
 import json
-import random
+import os
+import shutil
 import signal
-import struct
-import subprocess
-import sys
 import textwrap
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gguf_writer import F16, STRING, Gguf, Tensor, padded
+from gguf_writer import STRING
+from quantizing import LAYERS, llama, operate, quantize, refused, run_child, split
 
 from pytest_quantgate.artifact.catalog import QUANTIZATION_TYPES
 from pytest_quantgate.artifact.gguf import read_header
-from pytest_quantgate.artifact.integrity import model_digest, verify
+from pytest_quantgate.artifact.integrity import model_digest, verify, write_sidecar
+from pytest_quantgate.artifact.quantization.quantize import _check_room
+from pytest_quantgate.errors import QuantizationError
 
 pytestmark = pytest.mark.real
-
-WIDTH, LAYERS, WORDS = 256, 8, 32
-
-OPERATION = """
-import json, sys
-from pytest_quantgate.artifact.quantize import probe_operation
-from pytest_quantgate.errors import ArtifactError
-steps = []
-try:
-    answer = probe_operation(json.loads(sys.argv[1]), steps.append)
-except ArtifactError as error:
-    answer = {"refused": str(error)}
-answer["steps"] = [[step.step, step.done, step.total, step.unit] for step in steps]
-json.dump(answer, sys.stdout)
-"""
-
-
-def run_child(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run Python in a process of its own, as a probe would."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
-
-
-def quantize(source: Path, target: Path, type_name: str, **others: object) -> dict[str, object]:
-    """Quantize in a child and return its answer."""
-    arguments = {"source": str(source), "target": str(target), "type_name": type_name, "threads": 2}
-    child = run_child(OPERATION, json.dumps(arguments | others))
-    assert child.returncode == 0, child.stderr
-    answer: dict[str, object] = json.loads(child.stdout)
-    return answer
-
-
-def refused(source: Path, target: Path, type_name: str, **others: object) -> str:
-    """Return why a request is refused; nothing may be left in the folder of the target."""
-    before = sorted(target.parent.iterdir()) if target.parent.is_dir() else None
-    answer = quantize(source, target, type_name, **others)
-    after = sorted(target.parent.iterdir()) if target.parent.is_dir() else None
-    assert after == before
-    return str(answer["refused"])
-
-
-def weights(tensors: tuple[Tensor, ...]) -> bytes:
-    """Return small random numbers for tensors, the same each time."""
-    source = random.Random(0)  # noqa: S311 - weights, not secrets
-    data = b""
-    for tensor in tensors:
-        code = "e" if tensor.type == F16 else "f"
-        count = tensor.nbytes // struct.calcsize(code)
-        # A few hundred different values are enough, and quick.
-        values = [source.gauss(0, 0.05) for _ in range(min(count, 997))]
-        row = struct.pack(f"<{len(values)}{code}", *values)
-        data += (row * (tensor.nbytes // len(row) + 1))[: tensor.nbytes]
-        data += bytes(padded(tensor.nbytes, 32) - tensor.nbytes)
-    return data
-
-
-def llama(width: int = WIDTH) -> Gguf:
-    """Return a llama-shaped F16 model without a vocabulary, which quantizing does not need."""
-    square = (width, width)
-    tensors = [
-        Tensor("token_embd.weight", (width, WORDS), F16),
-        Tensor("output_norm.weight", (width,)),
-    ]
-    for layer in range(LAYERS):
-        tensors += [
-            Tensor(f"blk.{layer}.{name}.weight", (width,)) for name in ("attn_norm", "ffn_norm")
-        ]
-        tensors += [
-            Tensor(f"blk.{layer}.{name}.weight", square, F16)
-            for name in (
-                "attn_q",
-                "attn_k",
-                "attn_v",
-                "attn_output",
-                "ffn_gate",
-                "ffn_up",
-                "ffn_down",
-            )
-        ]
-    metadata = (
-        ("general.architecture", STRING, "llama"),
-        ("general.file_type", 4, 1),
-        ("llama.block_count", 4, LAYERS),
-        ("llama.context_length", 4, 64),
-        ("llama.embedding_length", 4, width),
-        ("llama.feed_forward_length", 4, width),
-        ("llama.attention.head_count", 4, 4),
-        ("llama.attention.layer_norm_rms_epsilon", 6, 1e-5),
-        ("llama.vocab_size", 4, WORDS),
-    )
-    return Gguf(metadata=metadata, tensors=tuple(tensors), data=weights(tuple(tensors)))
 
 
 @pytest.fixture(scope="module")
@@ -139,11 +49,18 @@ def test_makes_a_model_with_its_papers(model: Path, tmp_path: Path) -> None:
     assert report["target_bytes"] == target.stat().st_size
     assert report["source_bytes"] == model.stat().st_size
     assert report["bits_per_weight"] == header.bits_per_weight
-    assert (report["tensors"], report["fallback_tensors"]) == (74, 0)
+    assert (report["tensors"], report["fallback_tensors"], report["fallbacks"]) == (74, 0, [])
+    assert isinstance(report["peak_rss_bytes"], int)
+    assert report["peak_rss_bytes"] > target.stat().st_size
+    assert isinstance(report["seconds"], float)
+    assert report["seconds"] > 0
 
     provenance = json.loads((tmp_path / "model-q4.gguf.json").read_text())
-    assert provenance["schema"] == 1
-    assert provenance["recipe"] == {"type": "Q4_K_M"}
+    assert provenance["schema"] == 2
+    assert provenance["recipe"]["type"] == "Q4_K_M"
+    assert provenance["command"] == (
+        "quantgate quantize model-f16.gguf --type Q4_K_M --output model-q4.gguf"
+    )
     assert provenance["source"]["sha256"] == model_digest(model)
     assert provenance["output"]["sha256"] == verification.actual
     assert str(provenance["engine"]).startswith("llama-cpp-python 0.")
@@ -156,10 +73,16 @@ def test_makes_a_model_with_its_papers(model: Path, tmp_path: Path) -> None:
 
 
 def test_tells_tensor_by_tensor_how_far_it_is(model: Path, tmp_path: Path) -> None:
-    """Progress starts at none and ends at all."""
+    """Progress starts at none and ends at all; before and after it, bytes are hashed."""
     report = quantize(model, tmp_path / "out.gguf", "Q8_0")
 
-    assert report["steps"] == [["quantize", done, 74, "tensor"] for done in range(75)]
+    steps = report["steps"]
+    assert isinstance(steps, list)
+    made = [step for step in steps if step[0] == "quantize"]
+    assert made == [["quantize", done, 74, "tensor"] for done in range(75)]
+    sizes = [model.stat().st_size, (tmp_path / "out.gguf").stat().st_size]
+    ends = [step for step in steps if step[0] == "checksum" and step[1] == step[2]]
+    assert ends == [["checksum", size, size, "byte"] for size in sizes]
 
 
 def test_same_ingredients_same_bytes(model: Path, tmp_path: Path) -> None:
@@ -170,28 +93,31 @@ def test_same_ingredients_same_bytes(model: Path, tmp_path: Path) -> None:
     assert one["target_sha256"] == two["target_sha256"]
 
 
-def test_counts_rows_that_do_not_fit(tmp_path: Path) -> None:
-    """The engine's own count of fallbacks is reported, and the header's estimate is the same."""
+def test_names_tensors_whose_rows_do_not_fit(tmp_path: Path) -> None:
+    """Each tensor that fell back is told with what it should be and is; the header's count agrees."""
     source = tmp_path / "narrow.gguf"
     source.write_bytes(llama(width=64).encode())
 
     report = quantize(source, tmp_path / "out.gguf", "Q4_K_M")
 
-    assert report["fallback_tensors"] == 7 * LAYERS
-    assert read_header(tmp_path / "out.gguf").fallbacks() == 7 * LAYERS
+    fallbacks = report["fallbacks"]
+    assert isinstance(fallbacks, list)
+    assert len(fallbacks) == report["fallback_tensors"] == 7 * LAYERS
+    assert fallbacks[0] == {"name": "blk.0.attn_k.weight", "wanted": "Q4_K", "got": "Q5_0"}
+    header = read_header(tmp_path / "out.gguf")
+    assert header.fallbacks() == 7 * LAYERS
+    made = {tensor.name: tensor.type_name for tensor in header.tensors}
+    assert all(made[fallen["name"]] == fallen["got"] for fallen in fallbacks)
+    assert json.loads((tmp_path / "out.gguf.json").read_text())["output"]["fallbacks"][0] == {
+        "tensor": "blk.0.attn_k.weight",
+        "wanted": "Q4_K",
+        "got": "Q5_0",
+    }
 
 
 def test_joins_the_parts_of_a_split_model(tmp_path: Path) -> None:
     """Any part names the model; the result is one file."""
-    whole = llama()
-    halves = whole.tensors[:37], whole.tensors[37:]
-    for number, tensors in enumerate(halves):
-        part = replace(whole, tensors=tensors, data=weights(tensors)).with_metadata(
-            ("split.no", 2, number), ("split.count", 2, 2), ("split.tensors.count", 5, 74)
-        )
-        (tmp_path / f"m-0000{number + 1}-of-00002.gguf").write_bytes(part.encode())
-
-    report = quantize(tmp_path / "m-00002-of-00002.gguf", tmp_path / "one.gguf", "Q8_0")
+    report = quantize(split(llama(), tmp_path), tmp_path / "one.gguf", "Q8_0")
 
     header = read_header(tmp_path / "one.gguf")
     assert report["source_sha256"] == model_digest(tmp_path / "m-00001-of-00002.gguf")
@@ -205,8 +131,9 @@ def test_refusals(model: Path, tmp_path: Path) -> None:
 
     assert "did you mean 'Q4_K_M'" in refused(model, target, "Q4_KM")
     assert refused(model, target, "IQ2_XXS") == (
-        "IQ2_XXS needs an importance matrix, which is not supported here; make the file with "
-        "`llama-quantize --imatrix` and name it as a source, or choose Q2_K or larger"
+        "IQ2_XXS needs an importance matrix for 47 tensors that would be IQ2_XXS "
+        "(blk.0.attn_q.weight, blk.0.attn_k.weight, blk.0.attn_output.weight and 44 more); make one "
+        "with `quantgate imatrix` and name it (--imatrix), or choose a larger type"
     )
     assert refused(model, tmp_path / "no" / "out.gguf", "Q8_0") == (
         f"{tmp_path}/no/out.gguf: the folder {tmp_path}/no does not exist; make it first"
@@ -217,9 +144,16 @@ def test_refusals(model: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.gguf"
     link.symlink_to(model)
     assert "is the source itself" in refused(model, link, "Q8_0", overwrite=True)
+    second = tmp_path / "second.gguf"
+    second.hardlink_to(model)
+    assert "is the source itself" in refused(model, second, "Q8_0", overwrite=True)
+    link.unlink()
+    second.unlink()
     assert "does not start with GGUF" in refused(Path(__file__), target, "Q8_0")
     assert "no such file" in refused(tmp_path / "absent.gguf", target, "Q8_0")
     assert "cannot use the arguments" in refused(model, target, "Q8_0", threads="2")
+    assert "cannot use the arguments" in refused(model, target, "Q8_0", typename="Q8_0")
+    assert "is not a recipe" in refused(model, target, "Q8_0", recipe={"colour": "red"})
     (tmp_path / "folder").mkdir()
     assert "is not a file, so it cannot be overwritten" in refused(
         model, tmp_path / "folder", "Q8_0", overwrite=True
@@ -258,28 +192,84 @@ def test_quantizes_again_only_when_told(model: Path, tmp_path: Path) -> None:
         assert read_header(target).file_type == type_name
 
 
+def test_refuses_models_before_the_engine_sees_them(tmp_path: Path) -> None:
+    """An unknown architecture, and an alignment the engine would write wrongly."""
+    odd, wide = tmp_path / "odd.gguf", tmp_path / "wide.gguf"
+    odd.write_bytes(replace(llama(), metadata=(("general.architecture", STRING, "odd"),)).encode())
+    aligned = replace(llama(), alignment=64, data=None)
+    wide.write_bytes(aligned.with_metadata(("general.alignment", 4, 64)).encode())
+
+    assert "architecture 'odd' is not one the engine knows" in refused(
+        odd, tmp_path / "out.gguf", "Q8_0"
+    )
+    assert "aligns its tensors to 64 bytes, the engine's quantizer writes files aligned to 32" in (
+        refused(wide, tmp_path / "out.gguf", "Q8_0")
+    )
+
+
 def test_keeps_the_reason_of_the_engine(tmp_path: Path) -> None:
     """A model the engine itself refuses is reported in its words."""
     source = tmp_path / "odd.gguf"
-    source.write_bytes(
-        replace(llama(), metadata=(("general.architecture", STRING, "odd"),)).encode()
-    )
+    metadata = tuple(entry for entry in llama().metadata if entry[0] != "llama.block_count")
+    source.write_bytes(replace(llama(), metadata=metadata).encode())
 
     message = refused(source, tmp_path / "out.gguf", "Q8_0")
 
-    assert message.startswith(f"{tmp_path}/out.gguf: could not be made as Q8_0: ")
-    assert "unknown model architecture: 'odd'" in message
+    assert message.startswith(f"{source}: cannot be made into Q8_0: ")
+    assert "key not found in model: llama.block_count" in message
+
+
+def test_refuses_a_source_that_is_not_what_its_checksum_says(model: Path, tmp_path: Path) -> None:
+    """A changed source is not used, one that matches is, and one without a checksum is, too."""
+    source = tmp_path / "source.gguf"
+    source.write_bytes(model.read_bytes())
+    assert "refused" not in quantize(source, tmp_path / "none.gguf", "Q8_0")
+    write_sidecar(source)
+    assert "refused" not in quantize(source, tmp_path / "right.gguf", "Q8_0")
+    with source.open("rb+") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"x")
+
+    answer = quantize(source, tmp_path / "wrong.gguf", "Q8_0")
+
+    assert answer["kind"] == "IntegrityError"
+    assert str(answer["refused"]).startswith("source.gguf is not loaded: its sha256 is ")
+    assert not (tmp_path / "wrong.gguf").exists()
+
+
+def test_notices_a_source_that_changes_meanwhile(model: Path, tmp_path: Path) -> None:
+    """What somebody wrote to while it was read has no known origin, so nothing is made of it."""
+    script = """
+    import os, pathlib, sys
+    from pytest_quantgate.artifact.quantization.quantize import quantize
+    from pytest_quantgate.records import Recipe
+    source, target = map(pathlib.Path, sys.argv[1:])
+    def report(progress):
+        if progress.step == "quantize" and progress.done == 9:
+            os.utime(source, (1, 1))
+    quantize(source, target, recipe=Recipe(type="Q8_0"), threads=1, on_progress=report)
+    """
+    source = tmp_path / "source.gguf"
+    source.write_bytes(model.read_bytes())
+
+    child = run_child(textwrap.dedent(script), source, tmp_path / "out.gguf")
+
+    assert (
+        "source.gguf: was changed while it was quantized; let nothing write to it" in child.stderr
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["source.gguf"]
 
 
 def test_a_full_disk_leaves_nothing(model: Path, tmp_path: Path) -> None:
     """Wherever in the file the room ends, even where the engine calls it a success."""
     script = """
     import pathlib, resource, sys
-    from pytest_quantgate.artifact.quantize import quantize
+    from pytest_quantgate.artifact.quantization.quantize import quantize
+    from pytest_quantgate.records import Recipe
     room = int(sys.argv[3])
     resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
     source, target = map(pathlib.Path, sys.argv[1:3])
-    quantize(source, target, type_name="Q8_0", threads=2)
+    quantize(source, target, recipe=Recipe(type="Q8_0"), threads=2)
     """
     target = tmp_path / "out.gguf"
     size = quantize(model, tmp_path / "whole.gguf", "Q8_0")["target_bytes"]
@@ -288,12 +278,29 @@ def test_a_full_disk_leaves_nothing(model: Path, tmp_path: Path) -> None:
 
     for room in (0, 100_000, size - 1):
         child = run_child(textwrap.dedent(script), model, target, room)
-        assert f"ArtifactError: {target}: could not be made as Q8_0: " in child.stderr
+        assert f"QuantizationError: {target}: could not be made as Q8_0: " in child.stderr
         assert sorted(tmp_path.iterdir()) == whole
 
     child = run_child(textwrap.dedent(script), model, target, size)
     assert child.returncode == 0, child.stderr
     assert verify(target).outcome == "match"
+
+
+def test_says_beforehand_that_there_is_no_room(tmp_path: Path) -> None:
+    """What cannot fit is not begun."""
+    need = shutil.disk_usage(tmp_path).total + 1
+
+    with pytest.raises(QuantizationError, match=r"needs [\d,]+ bytes, .* free; free some space or"):
+        _check_room(tmp_path / "out.gguf", need)
+    _check_room(tmp_path / "out.gguf", 0)
+
+
+def test_a_folder_that_cannot_be_written(model: Path) -> None:
+    """The system's reason is given; here it is a folder in which nobody can make files."""
+    message = refused(model, Path("/proc/self/out.gguf"), "Q8_0")
+
+    assert message.startswith("/proc/self/out.gguf: ")
+    assert "needs " in message or "cannot be written in /proc/self" in message
 
 
 def test_no_model_without_its_papers(model: Path, tmp_path: Path) -> None:
@@ -307,12 +314,13 @@ def test_killed_runs_are_tidied_up_after(model: Path, tmp_path: Path) -> None:
     """The partial file of a killed process goes with the next run; one being written stays."""
     stop_half_way = """
     import os, pathlib, signal, sys
-    from pytest_quantgate.artifact.quantize import quantize
+    from pytest_quantgate.artifact.quantization.quantize import quantize
+    from pytest_quantgate.records import Recipe
     def report(progress):
-        if progress.done == 9:
+        if progress.step == "quantize" and progress.done == 9:
             os.kill(os.getpid(), signal.SIGKILL)
     source, target = map(pathlib.Path, sys.argv[1:])
-    quantize(source, target, type_name="Q8_0", threads=1, on_progress=report)
+    quantize(source, target, recipe=Recipe(type="Q8_0"), threads=1, on_progress=report)
     """
     child = run_child(textwrap.dedent(stop_half_way), model, tmp_path / "out.gguf")
     assert child.returncode == -signal.SIGKILL
@@ -337,11 +345,13 @@ def test_raises_what_the_progress_report_raises(model: Path, tmp_path: Path) -> 
     """A report that fails, as when nobody listens any more, ends the run without a file."""
     script = """
     import pathlib, sys
-    from pytest_quantgate.artifact.quantize import quantize
+    from pytest_quantgate.artifact.quantization.quantize import quantize
+    from pytest_quantgate.records import Recipe
     def report(progress):
-        raise BrokenPipeError("nobody listens")
+        if progress.step == "quantize":
+            raise BrokenPipeError("nobody listens")
     source, target = map(pathlib.Path, sys.argv[1:])
-    quantize(source, target, type_name="Q8_0", threads=1, on_progress=report)
+    quantize(source, target, recipe=Recipe(type="Q8_0"), threads=1, on_progress=report)
     """
 
     child = run_child(textwrap.dedent(script), model, tmp_path / "out.gguf")
@@ -355,14 +365,15 @@ def test_leaves_the_log_to_whoever_had_it(model: Path, tmp_path: Path) -> None:
     script = """
     import ctypes, gc, pathlib, sys
     import llama_cpp
-    from pytest_quantgate.artifact.quantize import quantize
+    from pytest_quantgate.artifact.quantization.quantize import quantize
+    from pytest_quantgate.records import Recipe
     heard = []
     @llama_cpp.llama_log_callback
     def listener(level, text, data):
         heard.append(text)
     llama_cpp.llama_log_set(listener, ctypes.c_void_p(0))
     source, target = map(pathlib.Path, sys.argv[1:])
-    quantize(source, target, type_name="Q8_0", threads=1)
+    quantize(source, target, recipe=Recipe(type="Q8_0"), threads=1)
     during = len(heard)
     gc.collect()
     assert any(b"[   1/  74]" in text for text in heard)
@@ -382,11 +393,10 @@ def test_catalog_knows_what_needs_an_importance_matrix(model: Path, tmp_path: Pa
     kinds = {name: kind.ftype for name, kind in QUANTIZATION_TYPES.items() if name not in slow}
     script = """
     import json, pathlib, sys
-    from pytest_quantgate.artifact.native_quantize import run
+    from pytest_quantgate.artifact.quantization.native_quantize import NativeRecipe, run
     source, target = map(pathlib.Path, sys.argv[1:3])
     failures = {
-        name: run(source, target, ftype=ftype, threads=2, allow_requantize=False,
-                  on_progress=None).failure
+        name: run(source, target, NativeRecipe(ftype=ftype, threads=2)).failure
         for name, ftype in json.loads(sys.argv[3]).items()
     }
     json.dump(failures, sys.stdout)
@@ -398,6 +408,15 @@ def test_catalog_knows_what_needs_an_importance_matrix(model: Path, tmp_path: Pa
     assert json.loads(child.stdout) == {
         name: reason if QUANTIZATION_TYPES[name].needs_imatrix else None for name in kinds
     }
+
+
+def test_takes_a_type_alone_for_a_recipe(model: Path, tmp_path: Path) -> None:
+    """A request that names a type instead of a recipe is the plain recipe of that type."""
+    arguments: dict[str, object] = {"source": str(model), "type_name": "Q8_0", "threads": 2}
+
+    answer = operate(arguments | {"target": str(tmp_path / "a.gguf")})
+
+    assert answer["target_sha256"] == quantize(model, tmp_path / "b.gguf", "Q8_0")["target_sha256"]
 
 
 @pytest.mark.smollm2
