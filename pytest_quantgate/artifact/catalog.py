@@ -93,6 +93,10 @@ TENSOR_TYPES_BY_NAME: Mapping[str, TensorType] = MappingProxyType(
 )
 
 
+WEIGHTS_7B, WEIGHTS_8B = 6_738_415_616, 8_030_261_248
+"""Weights of Llama 2 7B and Llama 3.1 8B, whose shapes stand for models of their size."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationType:
     """A recipe the engine quantizes a whole model by.
@@ -100,11 +104,17 @@ class QuantizationType:
     ``ftype`` is its number in llama.cpp (``general.file_type``), ``base`` the tensor type most
     weights get; the recipe may give some tensors another one. ``needs_imatrix`` tells that the
     engine refuses it without an importance matrix, for some tensor of an ordinary model at least.
+
+    ``bits_7b`` and ``bits_8b`` are the bits per weight of whole models, of the shapes of Llama 2 7B
+    (6.74e9 weights) and Llama 3.1 8B (8.03e9): what the engine's dry run says, with an importance
+    matrix for those that need one. They agree with the table in llama.cpp's tools/quantize/README.
     """
 
     name: str
     ftype: int
     base: str
+    bits_7b: float
+    bits_8b: float
     summary: str
     needs_imatrix: bool = False
 
@@ -116,48 +126,77 @@ class QuantizationType:
 
 def _quantization_types() -> Mapping[str, QuantizationType]:
     plain = (
-        ("F32", 0, "F32", "32-bit floating point, lossless"),
-        ("F16", 1, "F16", "16-bit floating point, the usual baseline"),
-        ("BF16", 32, "BF16", "16-bit brain floating point, what many models are published in"),
-        ("Q8_0", 7, "Q8_0", "8 bits, as good as lossless"),
-        ("Q6_K", 18, "Q6_K", "6 bits in super-blocks, hardly measurable loss"),
-        ("Q5_1", 9, "Q5_1", "5 bits with a minimum per block, older than Q5_K"),
-        ("Q5_0", 8, "Q5_0", "5 bits, older than Q5_K"),
-        ("Q5_K_M", 17, "Q5_K", "5 bits in super-blocks, 6 for the tensors that suffer most"),
-        ("Q5_K_S", 16, "Q5_K", "5 bits in super-blocks throughout"),
-        ("Q4_1", 3, "Q4_1", "4 bits with a minimum per block, older than Q4_K"),
-        ("Q4_0", 2, "Q4_0", "4 bits, the fastest on many processors"),
-        ("Q4_K_M", 15, "Q4_K", "4 bits in super-blocks, 6 for the tensors that suffer most"),
-        ("Q4_K_S", 14, "Q4_K", "4 bits in super-blocks, 5 for a few tensors"),
-        ("IQ4_NL", 25, "IQ4_NL", "4 bits on a curved scale"),
-        ("IQ4_XS", 30, "IQ4_XS", "4 bits on a curved scale in super-blocks"),
-        ("MXFP4_MOE", 38, "MXFP4", "4-bit floats for the experts, Q8_0 for the rest"),
-        ("Q3_K_L", 13, "Q3_K", "3 bits in super-blocks, 5 for the tensors that suffer most"),
-        ("Q3_K_M", 12, "Q3_K", "3 bits in super-blocks, 4 and 5 for the tensors that suffer most"),
-        ("Q3_K_S", 11, "Q3_K", "3 bits in super-blocks throughout"),
-        ("IQ3_M", 27, "IQ3_S", "3 bits from a codebook, 4 for the tensors that suffer most"),
-        ("IQ3_S", 26, "IQ3_S", "3 bits from a codebook"),
-        ("Q2_K", 10, "Q2_K", "2 bits in super-blocks, 3 and 4 for the tensors that suffer most"),
-        ("Q2_0", 41, "Q2_0", "2 bits, blocks of 64"),
-        ("TQ2_0", 37, "TQ2_0", "ternary weights in 2 bits, for models trained that way"),
-        ("TQ1_0", 36, "TQ1_0", "ternary weights packed, for models trained that way"),
-        ("Q1_0", 40, "Q1_0", "1 bit, for models trained that way"),
+        ("F32", 0, "F32", 32.000, 32.000, "32-bit floating point, lossless"),
+        ("F16", 1, "F16", 16.001, 16.000, "16-bit floating point, the usual baseline"),
+        ("BF16", 32, "BF16", 16.001, 16.000, "16-bit brain floating point, as many are published"),
+        ("Q8_0", 7, "Q8_0", 8.501, 8.501, "8 bits, as good as lossless"),
+        ("Q6_K", 18, "Q6_K", 6.564, 6.563, "6 bits in super-blocks, hardly measurable loss"),
+        ("Q5_1", 9, "Q5_1", 6.012, 6.038, "5 bits with a minimum per block, older than Q5_K"),
+        ("Q5_0", 8, "Q5_0", 5.522, 5.570, "5 bits, older than Q5_K"),
+        ("Q5_K_M", 17, "Q5_K", 5.678, 5.704, "5 bits in super-blocks, 6 for the most sensitive"),
+        ("Q5_K_S", 16, "Q5_K", 5.522, 5.570, "5 bits in super-blocks throughout"),
+        ("Q4_1", 3, "Q4_1", 5.032, 5.103, "4 bits with a minimum per block, older than Q4_K"),
+        ("Q4_0", 2, "Q4_0", 4.541, 4.636, "4 bits, the fastest on many processors"),
+        ("Q4_K_M", 15, "Q4_K", 4.844, 4.894, "4 bits in super-blocks, 6 for the most sensitive"),
+        ("Q4_K_S", 14, "Q4_K", 4.578, 4.667, "4 bits in super-blocks, 5 for a few tensors"),
+        ("IQ4_NL", 25, "IQ4_NL", 4.568, 4.682, "4 bits on a curved scale"),
+        ("IQ4_XS", 30, "IQ4_XS", 4.330, 4.460, "4 bits on a curved scale in super-blocks"),
+        ("MXFP4_MOE", 38, "MXFP4", 8.501, 8.501, "4-bit floats for the experts, Q8_0 for the rest"),
+        ("Q3_K_L", 13, "Q3_K", 4.270, 4.298, "3 bits in super-blocks, 5 for the most sensitive"),
+        (
+            "Q3_K_M",
+            12,
+            "Q3_K",
+            3.915,
+            3.996,
+            "3 bits in super-blocks, 4 and 5 for the most sensitive",
+        ),
+        ("Q3_K_S", 11, "Q3_K", 3.499, 3.643, "3 bits in super-blocks throughout"),
+        ("IQ3_M", 27, "IQ3_S", 3.697, 3.763, "3 bits from a codebook, 4 for the most sensitive"),
+        ("IQ3_S", 26, "IQ3_S", 3.499, 3.661, "3 bits from a codebook"),
+        (
+            "Q2_K",
+            10,
+            "Q2_K",
+            3.006,
+            3.159,
+            "2 bits in super-blocks, 3 and 4 for the most sensitive",
+        ),
+        ("Q2_0", 41, "Q2_0", 2.379, 2.680, "2 bits, blocks of 64"),
+        (
+            "TQ2_0",
+            37,
+            "TQ2_0",
+            2.199,
+            2.517,
+            "ternary weights in 2 bits, for models trained that way",
+        ),
+        ("TQ1_0", 36, "TQ1_0", 1.838, 2.191, "ternary weights packed, for models trained that way"),
+        ("Q1_0", 40, "Q1_0", 1.232, 1.482, "1 bit, for models trained that way"),
     )
     with_imatrix = (
-        ("IQ3_XS", 22, "IQ3_S", "3 bits from two codebooks"),
-        ("IQ3_XXS", 23, "IQ3_XXS", "3 bits from a smaller codebook"),
-        ("Q2_K_S", 21, "Q2_K", "2 bits in super-blocks throughout"),
-        ("IQ2_M", 29, "IQ2_S", "2 bits from a codebook, 3 for the tensors that suffer most"),
-        ("IQ2_S", 28, "IQ2_XS", "2 bits from a codebook"),
-        ("IQ2_XS", 20, "IQ2_XS", "2 bits from a smaller codebook"),
-        ("IQ2_XXS", 19, "IQ2_XXS", "2 bits from the smallest codebook"),
-        ("IQ1_M", 31, "IQ1_M", "under 2 bits, with finer scales"),
-        ("IQ1_S", 24, "IQ1_S", "the smallest of all, rarely usable"),
+        ("IQ3_XS", 22, "IQ3_S", 3.319, 3.498, "3 bits from two codebooks"),
+        ("IQ3_XXS", 23, "IQ3_XXS", 3.068, 3.255, "3 bits from a smaller codebook"),
+        ("Q2_K_S", 21, "Q2_K", 2.753, 2.970, "2 bits in super-blocks throughout"),
+        ("IQ2_M", 29, "IQ2_S", 2.801, 2.929, "2 bits from a codebook, 3 for the most sensitive"),
+        ("IQ2_S", 28, "IQ2_XS", 2.607, 2.740, "2 bits from a codebook"),
+        ("IQ2_XS", 20, "IQ2_XS", 2.415, 2.588, "2 bits from a smaller codebook"),
+        ("IQ2_XXS", 19, "IQ2_XXS", 2.201, 2.382, "2 bits from the smallest codebook"),
+        ("IQ1_M", 31, "IQ1_M", 1.959, 2.146, "under 2 bits, with finer scales"),
+        ("IQ1_S", 24, "IQ1_S", 1.814, 2.004, "the smallest of all, rarely usable"),
     )
     found = [
-        QuantizationType(name=name, ftype=ftype, base=base, summary=summary, needs_imatrix=needs)
+        QuantizationType(
+            name=name,
+            ftype=ftype,
+            base=base,
+            bits_7b=bits_7b,
+            bits_8b=bits_8b,
+            summary=summary,
+            needs_imatrix=needs,
+        )
         for rows, needs in ((plain, False), (with_imatrix, True))
-        for name, ftype, base, summary in rows
+        for name, ftype, base, bits_7b, bits_8b, summary in rows
     ]
     return MappingProxyType({kind.name: kind for kind in found})
 
@@ -172,6 +211,15 @@ FILE_TYPES: Mapping[int, str] = MappingProxyType(
     {kind.ftype: kind.name for kind in QUANTIZATION_TYPES.values()} | {39: "NVFP4"}
 )
 """Names of the values of ``general.file_type``."""
+
+LADDER = ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")
+"""The levels advice climbs and descends, from the smallest; none needs an importance matrix."""
+
+IMATRIX_LADDER = (
+    *("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ2_M", "IQ3_XXS", "IQ3_XS", "IQ3_S"),
+    *("IQ3_M", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16"),
+)
+"""The same for those who have an importance matrix: smaller for the quality below 4 bits."""
 
 _LEVEL_UP = MappingProxyType(
     {
@@ -209,6 +257,8 @@ _LEVEL_UP = MappingProxyType(
         "Q8_0": "F16",
     }
 )
+
+_TRAINED_FOR = frozenset({"TQ1_0", "TQ2_0", "Q1_0"})
 
 _ARCHITECTURES = """
 afmoe apertus arcee arctic arwkv7 baichuan bailingmoe bailingmoe2 bailingmoe3 bert bitnet bloom
@@ -257,6 +307,25 @@ def next_level_up(name: str) -> str | None:
         ArtifactError: for a name the engine does not know.
     """
     return _LEVEL_UP.get(quantization_type(name).name)
+
+
+def next_level_down(name: str, *, imatrix: bool = False) -> str | None:
+    """Return the type to try when this one is too large, or None at the bottom of the ladder.
+
+    It is the largest level that is smaller: of `LADDER`, or of `IMATRIX_LADDER` with ``imatrix`` and
+    for a type that needs one. Below the types that models are trained for is nothing.
+
+    Raises:
+        ArtifactError: for a name the engine does not know.
+    """
+    kind = quantization_type(name)
+    if kind.name in _TRAINED_FOR:
+        return "TQ1_0" if kind.name == "TQ2_0" else None
+    # Its size is that of the model's experts: the whole of a mixture is near its base.
+    bits = kind.bits_per_weight if kind.name == "MXFP4_MOE" else kind.bits_8b
+    ladder = IMATRIX_LADDER if imatrix or kind.needs_imatrix else LADDER
+    smaller = [each for each in ladder if QUANTIZATION_TYPES[each].bits_8b < bits]
+    return smaller[-1] if smaller else None
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:

@@ -11,10 +11,13 @@ import pytest
 from pytest_quantgate.artifact.catalog import (
     ARCHITECTURES,
     FILE_TYPES,
+    IMATRIX_LADDER,
+    LADDER,
     QUANTIZATION_TYPES,
     TENSOR_TYPES,
     TENSOR_TYPES_BY_NAME,
     did_you_mean,
+    next_level_down,
     next_level_up,
     quantization_type,
 )
@@ -113,7 +116,65 @@ def test_ladder_from_the_bottom() -> None:
     while (rung := next_level_up(rungs[-1])) is not None:
         rungs.append(rung)
 
-    assert rungs == ["Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16"]
+    assert tuple(rungs) == LADDER
+    assert LADDER == ("Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0", "F16")
+
+
+@pytest.mark.parametrize("ladder", [LADDER, IMATRIX_LADDER])
+def test_ladders_are_in_the_order_of_real_size(ladder: tuple[str, ...]) -> None:
+    """Each level is larger than the one before, in both shapes of model."""
+    kinds = [QUANTIZATION_TYPES[name] for name in ladder]
+
+    assert [kind.bits_7b for kind in kinds] == sorted({kind.bits_7b for kind in kinds})
+    assert [kind.bits_8b for kind in kinds] == sorted({kind.bits_8b for kind in kinds})
+
+
+def test_only_one_ladder_needs_an_importance_matrix() -> None:
+    """Whoever has none is never led to a level that the engine refuses."""
+    assert not any(QUANTIZATION_TYPES[name].needs_imatrix for name in LADDER)
+    assert any(QUANTIZATION_TYPES[name].needs_imatrix for name in IMATRIX_LADDER)
+
+
+@pytest.mark.parametrize("name", QUANTIZATION_TYPES)
+def test_a_whole_model_takes_no_less_than_its_base(name: str) -> None:
+    """Embeddings, output and the mix add bits; one mix goes below its base for some tensors."""
+    kind = QUANTIZATION_TYPES[name]
+
+    assert kind.bits_8b >= kind.bits_7b - 0.001
+    assert kind.bits_7b > kind.bits_per_weight - 0.001 or name == "IQ3_XS"
+
+
+@pytest.mark.parametrize(
+    ("name", "plain", "with_imatrix"),
+    [
+        ("F32", "F16", "F16"),
+        ("BF16", "Q8_0", "Q8_0"),
+        ("F16", "Q8_0", "Q8_0"),
+        ("Q5_K_M", "Q4_K_M", "Q4_K_M"),
+        ("Q4_K_M", "Q3_K_M", "IQ4_XS"),
+        ("MXFP4_MOE", "Q3_K_M", "IQ3_M"),
+        ("Q3_K_M", "Q2_K", "IQ3_M"),
+        ("Q2_K", None, "IQ2_M"),
+        ("IQ3_XXS", "IQ2_M", "IQ2_M"),
+        ("IQ1_S", None, None),
+        ("TQ2_0", "TQ1_0", "TQ1_0"),
+        ("TQ1_0", None, None),
+        ("Q1_0", None, None),
+    ],
+)
+def test_the_next_level_down(name: str, plain: str | None, with_imatrix: str | None) -> None:
+    """It is the largest smaller level, another one for those who have an importance matrix."""
+    assert next_level_down(name) == plain
+    assert next_level_down(name, imatrix=True) == with_imatrix
+
+
+@pytest.mark.parametrize("name", QUANTIZATION_TYPES)
+def test_ladder_down_shrinks(name: str) -> None:
+    """Whatever is advised is really smaller, also where only the base says so."""
+    for imatrix in (False, True):
+        below = next_level_down(name, imatrix=imatrix)
+        if below is not None:
+            assert QUANTIZATION_TYPES[below].bits_8b < QUANTIZATION_TYPES[name].bits_8b
 
 
 @pytest.mark.parametrize("name", QUANTIZATION_TYPES)
