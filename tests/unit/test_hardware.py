@@ -14,7 +14,16 @@ import pytest
 
 import pytest_quantgate
 from pytest_quantgate.artifact import hardware
-from pytest_quantgate.artifact.hardware import ARITHMETIC_FLAGS, Machine, this_machine
+from pytest_quantgate.artifact.hardware import (
+    ARITHMETIC_FLAGS,
+    GIBIBYTE,
+    Machine,
+    Target,
+    memory_limit,
+    this_machine,
+    this_target,
+)
+from pytest_quantgate.errors import ArtifactError
 
 MACHINE = Machine(
     processor="Test processor",
@@ -127,3 +136,114 @@ def test_what_a_listing_of_processors_says(
         path.write_text(listing, encoding="utf-8")
 
     assert hardware._processor(path) == (name, flags)
+
+
+# --- targets ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ram", "reserve"), [(4, 2), (8, 2), (12, 3), (16, 4), (24, 6), (32, 6), (192, 6)]
+)
+def test_the_systems_share(ram: int, reserve: int) -> None:
+    """A quarter of the RAM, two GiB at least and six at most."""
+    target = Target(ram_bytes=ram * GIBIBYTE)
+
+    assert target.reserved_bytes == reserve * GIBIBYTE
+    assert target.usable_ram_bytes == (ram - reserve) * GIBIBYTE
+
+
+def test_a_declared_share() -> None:
+    """The share can be declared; RAM smaller than it leaves nothing, not less."""
+    assert Target(ram_bytes=8, reserve_bytes=3).usable_ram_bytes == 5
+    assert Target(ram_bytes=8, reserve_bytes=0).usable_ram_bytes == 8
+    assert Target(ram_bytes=GIBIBYTE).usable_ram_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("ram", "usable"), [(16, 16 * 2 / 3), (32, 32 * 2 / 3), (33, 33 * 3 / 4), (64, 48), (192, 144)]
+)
+def test_unified_memory(ram: int, usable: float) -> None:
+    """The GPU may use two thirds up to 32 GiB and three quarters above."""
+    target = Target(ram_bytes=ram * GIBIBYTE, unified=True)
+
+    assert target.usable_ram_bytes == pytest.approx(usable * GIBIBYTE, abs=1)
+
+
+def test_the_smaller_share_of_unified_memory_counts() -> None:
+    """A large reserve takes more than the GPU's limit does."""
+    target = Target(ram_bytes=16 * GIBIBYTE, unified=True, reserve_bytes=10 * GIBIBYTE)
+
+    assert target.usable_ram_bytes == 6 * GIBIBYTE
+
+
+@pytest.mark.parametrize(("ram", "vram"), [(0, 0), (-1, 1), (1, -1)])
+def test_machines_that_cannot_be(ram: int, vram: int) -> None:
+    """No memory and negative memory are no machine."""
+    with pytest.raises(ArtifactError, match="cannot be; declare what it has"):
+        Target(ram_bytes=ram, vram_bytes=vram)
+
+
+def test_unified_memory_is_declared_once() -> None:
+    """What is shared is not there twice."""
+    with pytest.raises(ArtifactError, match="declare it as RAM, and no VRAM beside it"):
+        Target(ram_bytes=8, vram_bytes=8, unified=True)
+
+
+def test_this_machine_as_a_target() -> None:
+    """RAM is at most the machine's, and what was not found is said."""
+    target = this_target()
+
+    assert 0 < target.ram_bytes <= this_machine().memory_bytes
+    assert (target.cores, target.flags) == (this_machine().cores, this_machine().flags)
+    assert this_machine().processor in target.name
+    assert target.vram_bytes or target.unified or target.notes
+
+
+def groups(root: Path, listing: str, files: dict[str, str]) -> Path:
+    """Write a system's control groups."""
+    (root / "proc/self").mkdir(parents=True)
+    (root / "proc/self/cgroup").write_text(listing)
+    for name, text in files.items():
+        path = root / "sys/fs/cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("listing", "files", "limit"),
+    [
+        ("0::/a/b\n", {"a/b/memory.max": "5000\n"}, 5000),
+        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "4000\n"}, 4000),
+        ("0::/a/b\n", {"a/b/memory.max": "3000\n", "a/memory.max": "4000\n"}, 3000),
+        ("0::/\n", {"memory.max": "2000"}, 2000),
+        ("0::/../host/x\n", {"memory.max": "2000"}, 2000),
+        ("0::/a\n", {"a/memory.max": "max"}, 9000),
+        ("0::/a\n", {"a/memory.max": "nonsense"}, 9000),
+        ("5:cpu,memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "6000"}, 6000),
+        ("5:memory:/a\n", {"memory/memory.limit_in_bytes": "7000"}, 7000),
+        ("5:memory:/a\n", {"memory/a/memory.limit_in_bytes": "9223372036854771712"}, 9000),
+        ("5:cpu:/a\n", {"memory/a/memory.limit_in_bytes": "6000"}, 9000),
+        ("garbage\n\n", {}, 9000),
+    ],
+)
+def test_limits_of_control_groups(
+    tmp_path: Path, listing: str, files: dict[str, str], limit: int
+) -> None:
+    """The least limit on the way to the root counts, in both versions."""
+    found, note = memory_limit(9000, groups(tmp_path, listing, files))
+
+    assert found == limit
+    assert bool(note) == (limit < 9000)
+
+
+def test_a_limit_is_said(tmp_path: Path) -> None:
+    """Whoever sees less than the machine has is told why."""
+    root = groups(tmp_path, "0::/\n", {"memory.max": str(GIBIBYTE)})
+
+    assert memory_limit(4 * GIBIBYTE, root)[1] == "its control group allows 1.0 of 4.0 GiB"
+
+
+def test_systems_without_control_groups(tmp_path: Path) -> None:
+    """Where there are none, all memory counts."""
+    assert memory_limit(9000, tmp_path) == (9000, "")
