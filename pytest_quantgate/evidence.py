@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.artifact import corpus, files, integrity, source
-from pytest_quantgate.errors import MeasurementError
+from pytest_quantgate.artifact.imatrix.domain import domain_warning
+from pytest_quantgate.errors import ArtifactError, MeasurementError
 from pytest_quantgate.gates.kld import KldSettings
 from pytest_quantgate.gatherer import Company
 from pytest_quantgate.keeper import UNKNOWN_TYPE, Wanted
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
         PassageRequest,
         TextFacts,
     )
+
+COMPARED_BYTES = 64 * 1024 * 1024
+"""Longest text whose words are compared with those of another one."""
 
 
 class CaseBench:
@@ -129,6 +134,8 @@ class CaseBench:
             roots=self._roots,
             folder=self._gatherer.store.root / "corpora",
         )
+        if digest not in self._texts:
+            self._compare_with_calibration(name, path, digest)
         self._texts[digest] = name
         return path, digest
 
@@ -290,6 +297,29 @@ class CaseBench:
         integrity.require(verification, required=required)
         self._require_two()
         return model
+
+    def _compare_with_calibration(self, name: str, path: Path, digest: str) -> None:
+        """Note what is to be said of an importance matrix that came from a text."""
+        making = self._case.candidate.making
+        text = self._preparer.calibration_text(self._case.candidate)
+        if text is None or making is None:
+            return
+        other, other_digest = text
+        if other_digest == digest:
+            self._notes.append(
+                f"the importance matrix was computed from {name}, which this gate measures on, too:"
+                " figures flatter the variant; judge on another text"
+            )
+        elif max(path.stat().st_size, other.stat().st_size) <= COMPARED_BYTES:
+            # Texts too short to compare are no reason to say anything.
+            with contextlib.suppress(ArtifactError):
+                warning = domain_warning(
+                    other.read_text(encoding="utf-8"),
+                    path.read_text(encoding="utf-8"),
+                    text_name=f"the importance matrix's text {making.imatrix}",
+                    corpus_name=name,
+                )
+                self._notes.extend([warning] if warning else [])
 
     def _require_as_committed(self) -> None:
         """Refuse a baseline that turned out, when it was made, to be another than was committed."""

@@ -277,14 +277,14 @@ def _advice(case: GateCase, bench: CaseBench) -> tuple[str, ...]:
     if case.gate == "checksum":
         return ()
     advice: list[str] = []
-    level = case.candidate.quantize
+    making = case.candidate.making
     if case.gate in ("memory", "latency"):
         advice.append(
             "measure what the deployment really needs (context, prompt length), or choose a smaller"
             " level"
         )
         return tuple(advice)
-    higher = None if level is None else catalog.next_level_up(level)
+    higher = None if making is None else catalog.next_level_up(making.type_name)
     if higher is not None:
         advice.append(f"try the next level up: quantize: {higher}")
     header = bench.candidate.header

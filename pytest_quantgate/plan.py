@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_quantgate.gates import GateSettings
-    from pytest_quantgate.records import Location
-    from pytest_quantgate.spec import Baseline, Defaults, Model, ParsedSpec, Variant
+    from pytest_quantgate.records import Location, Recipe
+    from pytest_quantgate.spec import Baseline, Defaults, Model, ParsedSpec, Quantize, Variant
 
 MAX_CASES = 10_000
 """Gates one specification may have; more are a slip, and no machine would come to their end."""
@@ -29,17 +29,65 @@ likelihoods of both models along, so that the windows a perplexity gate wants ar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelSource:
-    """Where a model comes from: a ``source``, or the ``parent`` it is made from by ``quantize``.
+class ImatrixSource:
+    """Where an importance matrix comes from: a ``file``, or a ``text`` that the model is run on.
 
-    With both ``source`` and ``quantize`` it is made from its own source. ``name`` is the variant's,
+    Of a text, the first ``chunks`` windows of ``context`` tokens are read; all of them for None.
+    """
+
+    file: str | None = None
+    text: str | None = None
+    chunks: int | None = None
+    context: int = 512
+
+    def __str__(self) -> str:
+        """Name the file or the text."""
+        return self.file or self.text or ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Making:
+    """How a model is made from another: a recipe, and what its importance matrix comes from."""
+
+    recipe: Recipe
+    imatrix: ImatrixSource | None = None
+    allow_requantize: bool = False
+
+    @property
+    def type_name(self) -> str:
+        """The quantization type."""
+        return self.recipe.type
+
+    def __str__(self) -> str:
+        """Return the type, and behind it whatever else the recipe says."""
+        recipe = self.recipe
+        said = [f"{each.pattern}={each.type}" for each in recipe.overrides]
+        said += [f"imatrix {self.imatrix}"] if self.imatrix else []
+        said += [f"output {recipe.output_tensor}"] if recipe.output_tensor else []
+        said += [f"embedding {recipe.embedding}"] if recipe.embedding else []
+        said += ["output left"] if recipe.leave_output else []
+        said += ["pure"] if recipe.pure else []
+        name = f"{recipe.strategy} {recipe.type}".strip()
+        return f"{name} ({', '.join(said)})" if said else name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSource:
+    """Where a model comes from: a ``source``, or the ``parent`` it is made from by ``making``.
+
+    With both ``source`` and ``making`` it is made from its own source. ``name`` is the variant's,
     or ``baseline``.
     """
 
     name: str
     source: str | None = None
-    quantize: str | None = None
+    making: Making | None = None
     parent: ModelSource | None = None
+
+    @property
+    def quantize(self) -> str | None:
+        """What a variant is made as, for people and for committed headers; None for a file."""
+        return None if self.making is None else str(self.making)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +168,7 @@ def _cases(
     candidate = ModelSource(
         name=variant_name,
         source=variant.source,
-        quantize=variant.quantize.type if variant.quantize else None,
+        making=_making(variant.quantize),
         parent=baseline if variant.source is None else None,
     )
     settings = _settings(model, variant)
@@ -146,8 +194,18 @@ def _cases(
 def _baseline(baseline: Baseline | None) -> ModelSource | None:
     if baseline is None or baseline.source is None:
         return None
-    quantize = baseline.quantize.type if baseline.quantize else None
-    return ModelSource(name=BASELINE, source=baseline.source, quantize=quantize)
+    return ModelSource(name=BASELINE, source=baseline.source, making=_making(baseline.quantize))
+
+
+def _making(quantize: Quantize | None) -> Making | None:
+    if quantize is None:
+        return None
+    imatrix = quantize.imatrix
+    return Making(
+        recipe=quantize.recipe(),
+        imatrix=None if imatrix is None else ImatrixSource(**imatrix.model_dump()),
+        allow_requantize=quantize.allow_requantize,
+    )
 
 
 def _settings(model: Model, variant: Variant) -> dict[str, GateSettings]:

@@ -11,21 +11,22 @@ import functools
 import hashlib
 import importlib.metadata
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from pytest_quantgate import measure
-from pytest_quantgate.artifact import gguf, integrity, source
+from pytest_quantgate.artifact import corpus, gguf, integrity, source
 from pytest_quantgate.errors import ArtifactError, IntegrityError
+from pytest_quantgate.pipeline import importance, quantization
+from pytest_quantgate.probe import protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from pytest_quantgate.artifact.gguf import GgufHeader
     from pytest_quantgate.artifact.integrity import Verification
     from pytest_quantgate.baseline import Store
-    from pytest_quantgate.plan import ModelSource
+    from pytest_quantgate.plan import ImatrixSource, Making, ModelSource
     from pytest_quantgate.records import Progress
 
     ProgressCallback = Callable[[Progress], None]
@@ -78,8 +79,8 @@ class Preparer:
             origin = self.prepare(model.parent).path
         else:
             origin = self.origin(model)
-        if model.quantize is not None:
-            origin = self._made(origin, model.quantize)
+        if model.making is not None:
+            origin = self._made(origin, model.making)
             made = True
         return self._described(model, origin, made=made)
 
@@ -93,11 +94,14 @@ class Preparer:
             origin = self.origin(model)
         except ArtifactError:
             return None
-        if model.quantize is None:
+        if model.making is None:
             return self._described(model, origin, made=False)
         if model.source is None:
             return None
-        target = self._target(origin, model.quantize)
+        imatrix = self._imatrix_at_hand(origin, model.making)
+        if model.making.imatrix is not None and imatrix is None:
+            return None
+        target = self._target(origin, model.making, imatrix)
         if not target.exists():
             return None
         self._trusted(target)
@@ -117,8 +121,7 @@ class Preparer:
         raise ArtifactError(message)
 
     def _described(self, model: ModelSource, path: Path, *, made: bool) -> PreparedModel:
-        header = gguf.read_header(path)
-        gguf.check_architecture(header)
+        header = gguf.check_model(path)
         return PreparedModel(
             name=model.name, path=path, digest=self.digest(path), header=header, made=made
         )
@@ -150,26 +153,105 @@ class Preparer:
             return verification.actual
         return integrity.model_digest(path)
 
-    def _made(self, origin: Path, type_name: str) -> Path:
-        target = self._target(origin, type_name)
+    def _made(self, origin: Path, making: Making) -> Path:
+        imatrix = self._imatrix(origin, making)
+        target = self._target(origin, making, imatrix)
         if not target.exists():
             with self._store.lock(f"model-{target.parent.name}", timeout=self._timeout):
                 if not target.exists():
-                    self._quantize(origin, target, type_name)
+                    self._quantize(origin, target, making, imatrix)
         self._trusted(target)
         return target
 
-    def _target(self, origin: Path, type_name: str) -> Path:
+    def _target(self, origin: Path, making: Making, imatrix: Path | None) -> Path:
         """Return where the store has, or would have, a file made from another."""
-        gguf.read_header(origin)
-        recipe = {
+        gguf.check_model(origin)
+        ingredients: dict[str, object] = {
             "source": self.digest(origin),
-            "type": type_name,
+            "type": making.recipe.type,
             "engine": engine_build(),
         }
-        digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
-        folder = self._store.root / "models" / digest[:32]
-        return folder / f"{_stem(origin)}-{type_name}.gguf"
+        # What is not said is left out: a plain type keeps its place in stores that exist.
+        said = protocol.to_plain(replace(making.recipe, strategy="", imatrix=""))
+        ingredients |= {key: value for key, value in said.items() if value and key != "type"}
+        if imatrix is not None:
+            ingredients["imatrix"] = integrity.sha256_file(imatrix)
+        return self._place("models", ingredients) / f"{_stem(origin)}-{making.recipe.type}.gguf"
+
+    def _place(self, kind: str, ingredients: Mapping[str, object]) -> Path:
+        digest = hashlib.sha256(json.dumps(ingredients, sort_keys=True).encode()).hexdigest()
+        return self._store.root / kind / digest[:32]
+
+    def _imatrix(self, origin: Path, making: Making) -> Path | None:
+        """Return the importance matrix a recipe wants, computed first if it is to come from a text."""
+        wanted = making.imatrix
+        if wanted is None:
+            return None
+        if wanted.file is not None:
+            return source.locate(wanted.file, base=self._base, roots=self._roots)
+        target, text = self._imatrix_target(origin, wanted)
+        if not _has_sidecar(target):
+            with self._store.lock(f"imatrix-{target.parent.name}", timeout=self._timeout):
+                if not _has_sidecar(target):
+                    self._compute_imatrix(origin, target, text, wanted)
+        self._trusted(target)
+        return target
+
+    def _imatrix_at_hand(self, origin: Path, making: Making) -> Path | None:
+        wanted = making.imatrix
+        if wanted is None or wanted.file is not None:
+            return self._imatrix(origin, making)
+        target, _ = self._imatrix_target(origin, wanted)
+        if not _has_sidecar(target):
+            return None
+        self._trusted(target)
+        return target
+
+    def _imatrix_target(self, origin: Path, wanted: ImatrixSource) -> tuple[Path, Path]:
+        """Return where the store has, or would have, an importance matrix, and its text."""
+        text, digest = self._text(wanted)
+        ingredients = {
+            "model": self.digest(origin),
+            "text": digest,
+            "chunks": wanted.chunks,
+            "context": wanted.context,
+            "engine": engine_build(),
+        }
+        return self._place("imatrix", ingredients) / f"{_stem(origin)}.imatrix.gguf", text
+
+    def _text(self, wanted: ImatrixSource) -> tuple[Path, str]:
+        return corpus.materialize_corpus(
+            wanted.text or "",
+            base=self._base,
+            roots=self._roots,
+            folder=self._store.root / "corpora",
+        )
+
+    def calibration_text(self, model: ModelSource) -> tuple[Path, str] | None:
+        """Return path and digest of the text that a model's importance matrix is computed from.
+
+        Raises:
+            ArtifactError: there is no such text, or it cannot be read.
+        """
+        wanted = None if model.making is None else model.making.imatrix
+        return None if wanted is None or wanted.text is None else self._text(wanted)
+
+    def _compute_imatrix(
+        self, origin: Path, target: Path, text: Path, wanted: ImatrixSource
+    ) -> None:
+        _make_folder(target.parent)
+        importance.compute_imatrix(
+            origin,
+            text,
+            target,
+            context=wanted.context,
+            chunks=wanted.chunks,
+            threads=self._threads,
+            overwrite=True,
+            timeout=self._timeout,
+            on_progress=self._on_progress,
+        )
+        integrity.write_sidecar(target)
 
     def _trusted(self, target: Path) -> None:
         verification = self.verification(target)
@@ -181,24 +263,31 @@ class Preparer:
             )
             raise IntegrityError(message)
 
-    def _quantize(self, origin: Path, target: Path, type_name: str) -> None:
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            message = f"cannot make {target.parent}: {error.strerror}"
-            raise ArtifactError(message) from error
-        with measure.Probe.start() as probe:
-            probe.run(
-                "quantize",
-                {
-                    "source": str(origin),
-                    "target": str(target),
-                    "type_name": type_name,
-                    "threads": self._threads,
-                },
-                timeout=self._timeout,
-                on_progress=self._on_progress,
-            )
+    def _quantize(self, origin: Path, target: Path, making: Making, imatrix: Path | None) -> None:
+        _make_folder(target.parent)
+        recipe = making.recipe if imatrix is None else replace(making.recipe, imatrix=str(imatrix))
+        quantization.quantize(
+            origin,
+            target,
+            recipe=recipe,
+            threads=self._threads,
+            allow_requantize=making.allow_requantize,
+            timeout=self._timeout,
+            on_progress=self._on_progress,
+        )
+
+
+def _has_sidecar(path: Path) -> bool:
+    """Tell whether a computed file is complete: its sidecar is written last."""
+    return path.exists() and path.with_name(f"{path.name}.sha256").exists()
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"cannot make {folder}: {error.strerror}"
+        raise ArtifactError(message) from error
 
 
 def engine_name() -> str:

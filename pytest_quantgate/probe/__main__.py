@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 OPERATIONS: Mapping[str, str] = {
-    "quantize": "pytest_quantgate.artifact.quantize:probe_operation",
-    "imatrix": "pytest_quantgate.artifact.native_imatrix:probe_operation",
-    "plan_memory": "pytest_quantgate.artifact.native_memory:probe_operation",
-    "model_sample": "pytest_quantgate.artifact.native_sample:probe_operation",
+    "quantize": "pytest_quantgate.artifact.quantization.quantize:probe_operation",
+    "imatrix": "pytest_quantgate.artifact.imatrix.native_imatrix:probe_operation",
+    "plan_memory": "pytest_quantgate.artifact.selection.native_memory:probe_operation",
+    "model_sample": "pytest_quantgate.artifact.conversion.native_sample:probe_operation",
     "benchmark": "pytest_quantgate.benchmark:probe_operation",
 }
 """Work that needs the engine's process but not the loaded model: ``operation(arguments, report)``."""

@@ -17,12 +17,13 @@ import llama_cpp
 import numpy as np
 from llama_cpp import llama_cpp as native
 
+from pytest_quantgate.artifact.engine import set_parameters
 from pytest_quantgate.errors import ProbeOutOfMemory, ProbeRefused
 from pytest_quantgate.probe.native_log import NativeLog
 from pytest_quantgate.records import ModelFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -44,19 +45,6 @@ _FLASH_ATTENTION = {
 def native_log() -> NativeLog:
     """Return the log of this process, taking it over on the first call."""
     return NativeLog(native)
-
-
-def _set(parameters: ctypes.Structure, values: Mapping[str, object]) -> None:
-    # ctypes takes unknown attributes in silence, so a renamed field would lose its setting.
-    names = {field[0] for field in parameters._fields_}
-    for name, value in values.items():
-        if name not in names:
-            message = (
-                f"llama-cpp-python {llama_cpp.__version__} has no {type(parameters).__name__}.{name};"
-                " install a version that this package supports"
-            )
-            raise ProbeRefused(message)
-        setattr(parameters, name, value)
 
 
 def _failure(what: str, log: NativeLog) -> ProbeRefused | ProbeOutOfMemory:
@@ -93,9 +81,10 @@ class LlamaBackend:
         _check_file(path)
         self._log.forget()
         parameters = native.llama_model_default_params()
-        _set(
+        set_parameters(
             parameters,
-            {"n_gpu_layers": settings.gpu_layers, "use_extra_bufts": settings.repack},
+            n_gpu_layers=settings.gpu_layers,
+            use_extra_bufts=settings.repack,
         )
         model = native.llama_model_load_from_file(os.fsencode(path), parameters)
         if not model:
@@ -262,20 +251,18 @@ class LlamaSession:
         # The engine aborts on a batch that is smaller than the number of sequences.
         self._limit = max(shape.sequences, min(settings.batch, cells))
         parameters = native.llama_context_default_params()
-        _set(
+        set_parameters(
             parameters,
-            {
-                "n_ctx": cells,
-                "n_batch": self._limit,
-                "n_ubatch": min(settings.ubatch, self._limit),
-                "n_seq_max": shape.sequences,
-                "n_threads": settings.threads,
-                "n_threads_batch": settings.threads,
-                "flash_attn_type": _FLASH_ATTENTION[settings.flash_attention],
-                "kv_unified": shape.shared,
-                # As llama.cpp's own tools have it; whole sequences are forgotten, never parts.
-                "swa_full": False,
-            },
+            n_ctx=cells,
+            n_batch=self._limit,
+            n_ubatch=min(settings.ubatch, self._limit),
+            n_seq_max=shape.sequences,
+            n_threads=settings.threads,
+            n_threads_batch=settings.threads,
+            flash_attn_type=_FLASH_ATTENTION[settings.flash_attention],
+            kv_unified=shape.shared,
+            # As llama.cpp's own tools have it; whole sequences are forgotten, never parts.
+            swa_full=False,
         )
         self._log = log
         log.forget()

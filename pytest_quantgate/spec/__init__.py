@@ -22,10 +22,10 @@ from pytest_quantgate.spec.model import (
     Gates,
     Metrics,
     Model,
-    Quantize,
     Spec,
     Variant,
 )
+from pytest_quantgate.spec.recipe import ImatrixOrigin, Quantize
 from pytest_quantgate.spec.rules import Bounds, broken_rules, normalized
 from pytest_quantgate.spec.schema import json_schema, schema_text
 from pytest_quantgate.spec.text import MAX_BYTES, scan_document
@@ -40,6 +40,7 @@ __all__ = [
     "Baseline",
     "Defaults",
     "Gates",
+    "ImatrixOrigin",
     "Metrics",
     "Model",
     "ParsedSpec",

@@ -15,22 +15,18 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    WithJsonSchema,
     create_model,
 )
 from pydantic_core import PydanticCustomError
 
-from pytest_quantgate.artifact.catalog import QUANTIZATION_TYPES, did_you_mean
 from pytest_quantgate.gates import GateSettings, kinds
+from pytest_quantgate.spec.recipe import MAKING_DESCRIPTION, MAKING_SCHEMA, Making
 
 NAME_PATTERN = "^[A-Za-z0-9._+-]+$"
 """Names become parts of test ids, of `-k` expressions and of file names."""
 
 BUILTIN_CORPUS = "builtin:python-docs"
 """The text that every Python brings along: the prose of its language reference."""
-
-MAKEABLE_TYPES = tuple(name for name, kind in QUANTIZATION_TYPES.items() if not kind.needs_imatrix)
-"""What a variant can be quantized to: every type that needs no importance matrix."""
 
 
 class _Part(BaseModel):
@@ -46,22 +42,6 @@ def _checked_name(value: str) -> str:
     return value
 
 
-def _checked_type(value: str) -> str:
-    if value not in QUANTIZATION_TYPES:
-        hint = did_you_mean(value, QUANTIZATION_TYPES)
-        message = f"unknown quantization type {value!r}{hint or '; known are '}"
-        message += "" if hint else ", ".join(MAKEABLE_TYPES)
-    elif value not in MAKEABLE_TYPES:
-        message = (
-            f"quantization type {value!r} needs an importance matrix, which cannot be given here;"
-            " make the file with llama.cpp's tools and name it as `source`"
-        )
-    else:
-        return value
-    kind, text = "quantization_type", "{message}"
-    raise PydanticCustomError(kind, text, {"message": message})
-
-
 def _checked_version(value: object) -> object:
     # A Literal would take True and 1.0 for 1.
     if type(value) is int and value == 1:
@@ -70,30 +50,12 @@ def _checked_version(value: object) -> object:
     raise PydanticCustomError(kind, text)
 
 
-def _named_type(value: object) -> object:
-    return {"type": value} if isinstance(value, str) else value
-
-
 Name = Annotated[str, AfterValidator(_checked_name)]
 
-_TYPE_SCHEMA: dict[str, Any] = {"enum": list(MAKEABLE_TYPES)}
 _NAMES: dict[str, Any] = {"propertyNames": {"pattern": NAME_PATTERN}}
 
 
-class Quantize(_Part):
-    """How to make a file from another one."""
-
-    type: Annotated[
-        str,
-        AfterValidator(_checked_type),
-        WithJsonSchema(_TYPE_SCHEMA),
-    ] = Field(description="Quantization type as llama.cpp names it, such as Q4_K_M")
-
-
-Recipe = Annotated[Quantize, BeforeValidator(_named_type)]
-_RECIPE_SCHEMA = WithJsonSchema({"anyOf": [_TYPE_SCHEMA, Quantize.model_json_schema()]})
 _SOURCE = "Model file: a path relative to this file, or package:<import name>/<file>"
-_QUANTIZE = "Quantization type to make it in: the name of a type, or a mapping with the key `type`"
 
 
 class Metrics(_Part):
@@ -147,7 +109,9 @@ class Baseline(_Part):
     )
 
     source: str | None = Field(default=None, min_length=1, description=_SOURCE)
-    quantize: Annotated[Recipe | None, _RECIPE_SCHEMA] = Field(default=None, description=_QUANTIZE)
+    quantize: Annotated[Making | None, MAKING_SCHEMA] = Field(
+        default=None, description=MAKING_DESCRIPTION
+    )
     metrics: Metrics | None = Field(
         default=None,
         description="Figures of the baseline as numbers; they are used instead of measuring it",
@@ -187,7 +151,9 @@ class Variant(_Part):
     )
 
     source: str | None = Field(default=None, min_length=1, description=_SOURCE)
-    quantize: Annotated[Recipe | None, _RECIPE_SCHEMA] = Field(default=None, description=_QUANTIZE)
+    quantize: Annotated[Making | None, MAKING_SCHEMA] = Field(
+        default=None, description=MAKING_DESCRIPTION
+    )
     gates: Gates | None = Field(
         default=None,
         description="Gates of this variant; each replaces the model's gate of its kind",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from pytest_quantgate.artifact.catalog import QUANTIZATION_TYPES, TENSOR_TYPES_BY_NAME
 from pytest_quantgate.gates import GateSettings, kinds
 from pytest_quantgate.spec.document import Document, Keys
 from pytest_quantgate.spec.model import BUILTIN_CORPUS, shape_at
@@ -29,7 +30,9 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):")
 _PACKAGE = re.compile(r"package:([^/]*)/?(.*)")
 _LOGITS_FILE = "logits_file"
 """The key of a gate that takes the baseline's predictions from a file."""
-_FILE_KEYS = frozenset({"source", "cases", "sums", "corpus", _LOGITS_FILE})
+_TEXT_KEYS = frozenset({"corpus", "imatrix", "text"})
+"""Keys that may name the built-in text."""
+_FILE_KEYS = frozenset({"source", "cases", "sums", "file", _LOGITS_FILE}) | _TEXT_KEYS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,7 @@ def _model(
     for name, variant in _mapping(model.get("variants")).items():
         at = (*keys, "variants", name)
         yield from _file_names(variant, at, bounds)
+        yield from _making(document, variant, at, bounds)
         yield from _variant(document, variant, baseline, at)
         if "gates" in _mapping(variant):
             yield from _gates(document, model, variant["gates"], (*at, "gates"), bounds)
@@ -84,6 +88,7 @@ def _baseline(
     document: Document, baseline: object, keys: Keys, bounds: Bounds
 ) -> Iterator[Finding]:
     yield from _file_names(baseline, keys, bounds)
+    yield from _making(document, baseline, keys, bounds)
     if not isinstance(baseline, Mapping) or not _trusted(document, keys):
         return
     if "source" not in baseline and "metrics" not in baseline:
@@ -95,6 +100,57 @@ def _baseline(
         yield (*keys, "quantize"), "`quantize` of the baseline needs a `source` to be made from"
     if baseline.get("metrics") == {}:
         yield (*keys, "metrics"), "'metrics' is empty; give at least one figure, or remove it"
+
+
+def _making(document: Document, owner: object, keys: Keys, bounds: Bounds) -> Iterator[Finding]:
+    """Yield what is wrong with the `quantize` of a baseline or a variant."""
+    at = (*keys, "quantize")
+    raw = _mapping(owner).get("quantize")
+    if isinstance(raw, str) and raw in QUANTIZATION_TYPES:
+        yield from _type_demands(raw, {}, at)
+    making = _mapping(raw)
+    yield from _file_names(making, at, bounds)
+    yield from _file_names(making.get("imatrix"), (*at, "imatrix"), bounds)
+    if not isinstance(raw, Mapping) or not _trusted(document, at):
+        return
+    name = making.get("type")
+    if name is None and "strategy" not in making:
+        yield at, f"'quantize' of {keys[-1]!r} needs a `type`, such as Q4_K_M, or a `strategy`"
+    kind = QUANTIZATION_TYPES.get(name) if isinstance(name, str) else None
+    if kind is not None:
+        yield from _type_demands(kind.name, making, at)
+    if making.get("leave_output") is True and "output_tensor" in making:
+        message = "'leave_output' and 'output_tensor' say different things; keep one of them"
+        yield (*at, "leave_output"), message
+    imatrix = making.get("imatrix")
+    if isinstance(imatrix, Mapping) and _trusted(document, (*at, "imatrix")):
+        yield from _imatrix(imatrix, (*at, "imatrix"))
+
+
+def _type_demands(name: str, making: Mapping[str, Any], keys: Keys) -> Iterator[Finding]:
+    kind = QUANTIZATION_TYPES[name]
+    if kind.needs_imatrix and "imatrix" not in making:
+        message = (
+            f"quantization type {name!r} needs an importance matrix; add `imatrix` with a file or a"
+            " text to compute it from, such as `imatrix: builtin:python-docs`"
+        )
+        yield keys, message
+    if TENSOR_TYPES_BY_NAME[kind.base].quantized:
+        return
+    for key in ("imatrix", "overrides", "output_tensor", "embedding", "pure", "strategy"):
+        if making.get(key):
+            message = f"{key!r} has no effect on type {name}, which is not quantized; remove it"
+            yield (*keys, key), message
+
+
+def _imatrix(imatrix: Mapping[str, Any], keys: Keys) -> Iterator[Finding]:
+    if ("file" in imatrix) == ("text" in imatrix):
+        yield keys, "'imatrix' needs either a `file`, or a `text` to compute it from"
+    elif "file" in imatrix:
+        for key in ("chunks", "context"):
+            if key in imatrix:
+                message = f"{key!r} is about a `text`, and the importance matrix is a `file`"
+                yield (*keys, key), message
 
 
 def _variant(
@@ -207,7 +263,7 @@ def _file_name(key: str, value: str, bounds: Bounds) -> str | None:
     if scheme[1] == "package":
         return _package(key, value)
     if scheme[1] == "builtin":
-        if key != "corpus":
+        if key not in _TEXT_KEYS:
             return f"{key!r} names a file, and {value!r} is a built-in text"
         known = f"the built-in text is {BUILTIN_CORPUS!r}"
         return None if value == BUILTIN_CORPUS else f"no built-in text {value!r}; {known}"

@@ -6,7 +6,11 @@ import json
 from typing import Any
 
 from pytest_quantgate.gates import kinds
-from pytest_quantgate.spec.model import MAKEABLE_TYPES, Spec
+from pytest_quantgate.spec.model import Spec
+from pytest_quantgate.spec.recipe import MAKEABLE_TYPES, PLAIN_TYPES
+
+LISTS = {"QuantizationType": list(MAKEABLE_TYPES), "PlainQuantizationType": list(PLAIN_TYPES)}
+"""Long lists of names, which stand once and are referred to."""
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 IDENTIFIER = "urn:pytest-quantgate:gates:1"
@@ -16,7 +20,7 @@ def json_schema() -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of format version 1."""
     schema = dict(_cleaned(Spec.model_json_schema()))
     definitions = schema["$defs"]
-    definitions["QuantizationType"] = {"enum": list(MAKEABLE_TYPES)}
+    definitions |= {name: {"enum": names} for name, names in LISTS.items()}
     for kind in kinds().values():
         if kind.settings.limit_names:
             needs = [{"required": [name]} for name in kind.settings.limit_names]
@@ -41,10 +45,11 @@ def _cleaned(part: Any) -> Any:  # noqa: ANN401 - any JSON value
         for key, value in part.items()
         if key != "title" and not (key == "default" and value is None)
     }
-    if cleaned.get("enum") == list(MAKEABLE_TYPES):
-        # Four copies of a long list would bury the rest.
-        del cleaned["enum"]
-        cleaned["$ref"] = "#/$defs/QuantizationType"
+    for name, names in LISTS.items():
+        if cleaned.get("enum") == names:
+            # Many copies of a long list would bury the rest.
+            del cleaned["enum"]
+            cleaned["$ref"] = f"#/$defs/{name}"
     options = cleaned.get("anyOf")
     if options and {"type": "null"} in options:
         rest = [option for option in options if option != {"type": "null"}]

@@ -99,8 +99,8 @@ def test_help_names_every_command(arguments: list[str]) -> None:
     plain = re.sub(r"\x1b\[[0-9;]*m", "", output)
     for part in (
         "Quality gates for quantized language models; `pytest --quantgate SPEC` runs them.",
-        "Write FILE.sha256 beside each model, in the form `sha256sum -c` reads.",
-        "Hold each model against its checksum; exit 1 unless all match.",
+        "Write checksums in the form `sha256sum -c` reads: FILE.sha256 beside each model, or a list.",
+        "Hold models and folders against their checksums, or their signatures; exit 1 unless all match.",
         "Print the JSON Schema of gates.yaml, for editors.",
         "Show the version",
     ):

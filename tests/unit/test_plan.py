@@ -11,7 +11,8 @@ import pytest
 
 from pytest_quantgate import plan as plan_module
 from pytest_quantgate.errors import SpecError
-from pytest_quantgate.plan import GateCase, ModelSource, plan
+from pytest_quantgate.plan import GateCase, ImatrixSource, Making, ModelSource, plan
+from pytest_quantgate.records import Recipe, TensorOverride
 from pytest_quantgate.spec import load_spec, spec_from_mapping
 
 TEXT = """\
@@ -110,14 +111,67 @@ def test_a_variant_replaces_gates_of_its_model(cases: tuple[GateCase, ...]) -> N
 def test_sources_say_what_a_model_is_made_from(cases: tuple[GateCase, ...]) -> None:
     """A file, a recipe for the baseline, and a recipe for another file are told apart."""
     found = _by_id(cases)
-    baseline = ModelSource(name="baseline", source="base.gguf", quantize="F16")
+    baseline = ModelSource(
+        name="baseline", source="base.gguf", making=Making(recipe=Recipe(type="F16"))
+    )
     made = found["zeta::made::memory"]
     assert made.baseline == baseline
-    assert made.candidate == ModelSource(name="made", quantize="Q8_0", parent=baseline)
+    assert made.candidate == ModelSource(
+        name="made", making=Making(recipe=Recipe(type="Q8_0")), parent=baseline
+    )
     given = ModelSource(name="given", source="given.gguf")
     assert found["zeta::given::memory"].candidate == given
-    remade = ModelSource(name="remade", source="given.gguf", quantize="Q4_K_M")
+    remade = ModelSource(
+        name="remade", source="given.gguf", making=Making(recipe=Recipe(type="Q4_K_M"))
+    )
     assert found["zeta::remade::memory"].candidate == remade
+
+
+def test_a_recipe_is_told_in_full() -> None:
+    """All that a mapping under `quantize` says is in the plan, and in the name of what is made."""
+    quantize = {
+        "type": "Q4_K_M",
+        "imatrix": {"text": "builtin:python-docs", "chunks": 8},
+        "overrides": {"attn_v": "Q6_K", "ffn": "Q5_K"},
+        "output_tensor": "Q6_K",
+        "embedding": "Q8_0",
+        "pure": True,
+        "allow_requantize": True,
+    }
+    data = {
+        "quantgate": 1,
+        "models": {
+            "m": {
+                "variants": {
+                    "made": {"source": "b.gguf", "quantize": quantize},
+                    "file": {"source": "b.gguf", "quantize": {"type": "Q2_K", "imatrix": "i.dat"}},
+                },
+                "gates": {"checksum": {}},
+            }
+        },
+    }
+    made, file = plan(spec_from_mapping(data, origin="test", base=Path()))
+
+    assert made.candidate.making == Making(
+        recipe=Recipe(
+            type="Q4_K_M",
+            overrides=(
+                TensorOverride(pattern="attn_v", type="Q6_K"),
+                TensorOverride(pattern="ffn", type="Q5_K"),
+            ),
+            output_tensor="Q6_K",
+            embedding="Q8_0",
+            pure=True,
+        ),
+        imatrix=ImatrixSource(text="builtin:python-docs", chunks=8),
+        allow_requantize=True,
+    )
+    assert made.candidate.quantize == (
+        "Q4_K_M (attn_v=Q6_K, ffn=Q5_K, imatrix builtin:python-docs, output Q6_K, embedding Q8_0,"
+        " pure)"
+    )
+    assert file.candidate.making is not None
+    assert file.candidate.making.imatrix == ImatrixSource(file="i.dat", chunks=128)
 
 
 def test_figures_of_a_baseline_travel_with_the_gate(cases: tuple[GateCase, ...]) -> None:

@@ -173,10 +173,52 @@ def test_problems_of_the_whole(tmp_path: Path, text: str, heads: list[str]) -> N
             "variants: {v: {source: v, quantize: IQ2_XXS}}\ngates: {checksum: {}}",
             [
                 (
-                    "4:41: quantization type 'IQ2_XXS' needs an importance matrix, which cannot be"
-                    " given here; make the file with llama.cpp's tools and name it as `source`"
+                    "4:41: quantization type 'IQ2_XXS' needs an importance matrix; add `imatrix` with"
+                    " a file or a text to compute it from, such as `imatrix: builtin:python-docs`"
                 )
             ],
+        ),
+        (
+            "variants: {v: {source: v, quantize: {pure: true}}}\ngates: {checksum: {}}",
+            ["4:41: 'quantize' of 'v' needs a `type`, such as Q4_K_M, or a `strategy`"],
+        ),
+        (
+            "variants: {v: {source: v, quantize: {type: F16, pure: true, embedding: Q8_0}}}\n"
+            "gates: {checksum: {}}",
+            [
+                "4:59: 'pure' has no effect on type F16, which is not quantized; remove it",
+                "4:76: 'embedding' has no effect on type F16, which is not quantized; remove it",
+            ],
+        ),
+        (
+            "variants: {v: {source: v, quantize: {type: Q8_0, leave_output: true,"
+            " output_tensor: Q6_K}}}\ngates: {checksum: {}}",
+            [("4:68: 'leave_output' and 'output_tensor' say different things; keep one of them")],
+        ),
+        (
+            "variants: {v: {source: v, quantize: {type: Q8_0, imatrix: {chunks: 3}}}}\n"
+            "gates: {checksum: {}}",
+            ["4:63: 'imatrix' needs either a `file`, or a `text` to compute it from"],
+        ),
+        (
+            "variants: {v: {source: v, quantize: {type: Q8_0, imatrix: {file: i.gguf,"
+            " chunks: 3}}}}\ngates: {checksum: {}}",
+            ["4:86: 'chunks' is about a `text`, and the importance matrix is a `file`"],
+        ),
+        (
+            "variants: {v: {source: v, quantize: {type: Q8_0, overrides: {'attn_(': Q6_K,"
+            " ffn: Q6}}}}\ngates: {checksum: {}}",
+            [
+                (
+                    "4:66: 'attn_(' is not a regular expression: missing ), unterminated subpattern"
+                    " at position 5"
+                ),
+                "4:87: unknown tensor type 'Q6'; did you mean 'Q6_K'?",
+            ],
+        ),
+        (
+            "variants: {v: {source: v, quantize: {strategy: mixed}}}\ngates: {checksum: {}}",
+            ["4:52: unknown strategy 'mixed'; known are mixed-precision"],
         ),
         (
             "variants: {v: {source: v, quantize: 8}}\ngates: {checksum: {}}",
