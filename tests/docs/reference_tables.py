@@ -16,9 +16,9 @@ import typer
 
 from pytest_quantgate import cli, plugin
 from pytest_quantgate.artifact.catalog import QUANTIZATION_TYPES
+from pytest_quantgate.artifact.quantization.recipe import OVERRIDE_TYPES
 from pytest_quantgate.gates import kinds
 from pytest_quantgate.spec import json_schema
-from pytest_quantgate.spec.model import MAKEABLE_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -64,10 +64,18 @@ def tables() -> dict[str, str]:
     found = {"spec": _keys(schema), "options": _options(), "fixtures": _fixtures()}
     found |= {"commands": _commands(), "types": _types()}
     found |= {name.lower(): _keys(definitions[name]) for name in PARTS}
+    recipe = _mapping_of(definitions["Variant"], "quantize")
+    found |= {"quantize": _keys(recipe), "imatrix": _keys(_mapping_of(recipe, "imatrix"))}
     for name, kind in kinds().items():
         settings = definitions[kind.settings.__name__]
         found[f"gate-{name}"] = _keys(settings, limits=kind.settings.limit_names)
     return found
+
+
+def _mapping_of(schema: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """Return the mapping that a key may have instead of a name."""
+    options: list[dict[str, Any]] = schema["properties"][key]["anyOf"]
+    return next(option for option in options if "properties" in option)
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
@@ -100,13 +108,16 @@ def _default(value: Mapping[str, Any]) -> str:
 
 
 def _value(value: Mapping[str, Any]) -> str:
-    if "const" in value:
-        return f"`{value['const']}`"
-    if "$ref" in value or "anyOf" in value:
-        references = str(value)
-        return "name of a type" if "QuantizationType" in references else "mapping"
-    for end, name in PATTERNS.items():
-        if end in value.get("pattern", ""):
+    named = (
+        ("const" in value, f"`{value.get('const')}`"),
+        ("anyOf" in value, "name or mapping"),
+        (value.get("$ref", "").endswith("QuantizationType"), "name of a type"),
+        ("$ref" in value or value.get("type") == "object", "mapping"),
+        (value.get("enum") == list(OVERRIDE_TYPES), "name of a tensor type"),
+        *((end in value.get("pattern", ""), name) for end, name in PATTERNS.items()),
+    )
+    for fits, name in named:
+        if fits:
             return name
     if "enum" in value:
         return " or ".join(f"`{each}`" for each in value["enum"])
@@ -146,26 +157,33 @@ def _commands() -> str:
     group: Any = typer.main.get_command(cli.app)
     rows = []
     for name, command in group.commands.items():
-        arguments = "".join(_argument(each) for each in command.params if each.metavar)
+        arguments = "".join(_argument(each) for each in command.params if each.name != "help")
         rows.append((f"`quantgate {name}{arguments}`", " ".join(command.help.split())))
     return _table(("command", "what it does"), rows)
 
 
 def _argument(parameter: Any) -> str:  # noqa: ANN401 - the command line library's
     """Return a parameter as a synopsis has it."""
+    name = parameter.metavar or parameter.name.upper()
     if parameter.param_type_name == "argument":
-        return f" {parameter.metavar}"
-    shown = f"{parameter.opts[0]} {parameter.metavar}"
+        return f" {name}"
+    shown = parameter.opts[0] if parameter.is_flag else f"{parameter.opts[0]} {name}"
     return f" {shown}" if parameter.required else f" [{shown}]"
 
 
 def _types() -> str:
     rows = [
-        (f"`{name}`", f"{kind.bits_per_weight:g}", kind.summary)
+        (
+            f"`{name}`",
+            f"{kind.bits_per_weight:g}",
+            f"{kind.bits_8b:.2f}",
+            "needed" if kind.needs_imatrix else "",
+            kind.summary,
+        )
         for name, kind in QUANTIZATION_TYPES.items()
-        if name in MAKEABLE_TYPES
     ]
-    return _table(("type", "bits per weight", "what it is"), rows)
+    head = ("type", "bits of its base", "bits per weight of an 8B model", "importance matrix")
+    return _table((*head, "what it is"), rows)
 
 
 def main() -> None:

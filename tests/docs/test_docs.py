@@ -84,7 +84,8 @@ def test_every_room_is_described() -> None:
     described = {name.rstrip("/") for row in rows for name in re.findall(r"`([\w/]+)`", row)}
     package = ROOT / "pytest_quantgate"
     modules = {path.stem for path in package.glob("[!_]*.py")}
-    folders = {path.parent.name for path in package.glob("*/__init__.py")}
+    inits = package.rglob("*/__init__.py")
+    folders = {path.parent.relative_to(package).as_posix() for path in inits}
 
     assert modules | folders == described
 
@@ -172,7 +173,7 @@ def test_commands_exist(command: str, pytester: pytest.Pytester) -> None:
 
 def _parse_quantgate(arguments: list[str]) -> None:
     group: Any = typer.main.get_command(cli.app)
-    named = len(arguments) == 1 and arguments[0] in group.commands
+    named = arguments[0] in group.commands and all(each.startswith("-") for each in arguments[1:])
     if named or any(each.startswith("[") for each in arguments):
         # A command that is only named, or its synopsis: what can be wrong are the names.
         options = {name for each in group.commands[arguments[0]].params for name in each.opts}
