@@ -10,17 +10,44 @@ from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-__all__ = ["QuantgateWarning", "QuantizationBenchmark", "QuantizedModel", "__version__"]
+__all__ = [
+    "ModelConverter",
+    "QuantgateWarning",
+    "QuantizationBenchmark",
+    "QuantizationSelector",
+    "QuantizedModel",
+    "SecureQuantizer",
+    "__version__",
+    "calculate_model_size",
+    "recommend_quantization",
+    "safe_load_quantized",
+    "verify_model_integrity",
+]
 
 if TYPE_CHECKING:
+    from pytest_quantgate.artifact.integrity import verify_model_integrity
+    from pytest_quantgate.artifact.selection.estimate import calculate_model_size
+    from pytest_quantgate.artifact.selection.recommendation import (
+        QuantizationSelector,
+        recommend_quantization,
+    )
     from pytest_quantgate.benchmark import QuantizationBenchmark
     from pytest_quantgate.errors import QuantgateWarning
-    from pytest_quantgate.model import QuantizedModel
+    from pytest_quantgate.model import QuantizedModel, safe_load_quantized
+    from pytest_quantgate.pipeline.conversion import ModelConverter
+    from pytest_quantgate.pipeline.quantization import SecureQuantizer
 
 _HOMES = {
+    "ModelConverter": "pytest_quantgate.pipeline.conversion",
     "QuantgateWarning": "pytest_quantgate.errors",
     "QuantizationBenchmark": "pytest_quantgate.benchmark",
+    "QuantizationSelector": "pytest_quantgate.artifact.selection.recommendation",
     "QuantizedModel": "pytest_quantgate.model",
+    "SecureQuantizer": "pytest_quantgate.pipeline.quantization",
+    "calculate_model_size": "pytest_quantgate.artifact.selection.estimate",
+    "recommend_quantization": "pytest_quantgate.artifact.selection.recommendation",
+    "safe_load_quantized": "pytest_quantgate.model",
+    "verify_model_integrity": "pytest_quantgate.artifact.integrity",
 }
 
 
