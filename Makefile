@@ -5,6 +5,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 PYTEST_ARGS ?=
 
 .PHONY: demo test lint types layers unit setup clean
@@ -27,7 +28,7 @@ layers: $(VENV)/.dev
 # Plugins load before a coverage plugin could start, so coverage starts pytest.
 unit: $(VENV)/.dev
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest tests -ra $(PYTEST_ARGS)
+	$(BIN)/coverage run -m pytest tests -ra -n $(WORKERS) $(PYTEST_ARGS)
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report
 

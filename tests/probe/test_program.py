@@ -129,7 +129,7 @@ def test_what_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
 def test_a_lifeline_ends_with_the_parent(tmp_path: Path) -> None:
     """A program that holds the lifeline is gone when its parent was killed."""
     inner = (
-        "import os, time; from pytest_quantgate.artifact import lifeline; lifeline.hold(); "
+        "import os, time; from pytest_quantgate.artifact.conversion import lifeline; lifeline.hold(); "
         "open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
     )
     code = (

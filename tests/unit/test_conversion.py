@@ -519,7 +519,7 @@ def test_targets_that_are_refused(folder: Path, tmp_path: Path) -> None:
     link.hardlink_to(folder / "config.json")
     for target, overwrite, message in (
         (tmp_path / "no" / "a.gguf", False, "does not exist; make it first"),
-        (link, True, "is a file of the source; write to another one"),
+        (link, True, "is a file of the source; write to another file"),
         (there, False, "exists already; remove it, or allow overwriting"),
         (folder, True, "exists and is not a file, so it cannot be overwritten"),
     ):
