@@ -13,6 +13,7 @@ One ``.npz`` holds, for n windows of a text, m of them with distributions:
 from __future__ import annotations
 
 import io
+import struct
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -77,6 +78,13 @@ def pack(arrays: Arrays) -> bytes:
     return stream.getvalue()
 
 
+# RuntimeError is what zipfile has for encrypted members and for versions it does not know.
+_DAMAGE = (
+    *(OSError, EOFError, KeyError, RuntimeError),
+    *(struct.error, zipfile.BadZipFile, zlib.error),
+)
+
+
 def unpack(data: bytes, shape: Shape) -> Arrays:
     """Return the arrays in the bytes of an ``.npz``.
 
@@ -93,7 +101,7 @@ def unpack(data: bytes, shape: Shape) -> Arrays:
             raise ValueError(message)
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except _DAMAGE as error:
         message = f"it is no archive of arrays ({error})"
         raise ValueError(message) from error
     require_sound(arrays, shape)

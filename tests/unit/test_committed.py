@@ -542,6 +542,18 @@ def test_a_file_that_may_not_be_read(path: Path) -> None:
     assert "Permission denied" in refusal(path)
 
 
+@pytest.mark.parametrize(("offset", "value"), [(6, 84), (8, 1)], ids=["version", "encrypted"])
+def test_an_archive_of_another_kind_is_refused(tmp_path: Path, offset: int, value: int) -> None:
+    """An archive that says it needs another version of the format, or a password, is damage."""
+    path = tmp_path / "x.json"
+    write(path)
+    stored = bytearray(path.with_suffix(".npz").read_bytes())
+    stored[stored.index(b"PK\x01\x02") + offset] = value
+    resealed(path, bytes(stored))
+
+    assert "it is no archive of arrays" in refusal(path)
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_damage_of_the_arrays_is_an_error_with_a_message(
