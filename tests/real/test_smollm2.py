@@ -62,6 +62,7 @@ def test_two_bits_are_blocked(smollm2: Project) -> None:
     assert "180 of 272 tensors" in text
 
 
+@pytest.mark.alone
 def test_eight_bits_pass_and_the_published_recipe_holds(smollm2: Project) -> None:
     """Q8_0 passes its gates, and the published test class passes on it, its four tests unchanged."""
     smollm2.spec(SPEC.replace("VARIANT", "Q8_0"))
