@@ -128,6 +128,11 @@ def quantize(
         )
         _show_plans(plans, targets, as_json=as_json)
         return
+    if len(chosen) > 1:
+        plans = quantization.plan(
+            source, chosen, threads=threads, timeout=timeout, allow_requantize=allow_requantize
+        )
+        _require_all(source, plans, targets, overwrite=overwrite)
     reports: list[QuantizeReport] = []
     try:
         for target, recipe in zip(targets, chosen, strict=True):
@@ -170,6 +175,29 @@ def _targets(
         message = f"two of the types would be written to {twice[0]}; name each once"
         raise QuantizationError(message)
     return targets
+
+
+def _require_all(
+    source: Path, plans: Sequence[DryRun], targets: Sequence[Path], *, overwrite: bool
+) -> None:
+    """Tell what is in the way of any of the files before hours are spent on the first."""
+    from pytest_quantgate.artifact.partial import require_free  # noqa: PLC0415 - quick start
+    from pytest_quantgate.errors import QuantizationError  # noqa: PLC0415 - quick start
+
+    problems = []
+    for plan, target in zip(plans, targets, strict=True):
+        try:
+            taken = {"the source itself": (source,)}
+            require_free(target, taken, overwrite=overwrite, error=QuantizationError)
+        except QuantizationError as error:
+            problems.append(str(error))
+        if plan.needs_imatrix:
+            problems.append(
+                f"{plan.type_name} needs an importance matrix for this model; make one with"
+                " `quantgate imatrix` and name it (--imatrix), or choose a larger type"
+            )
+    if problems:
+        raise QuantizationError("\n".join(problems))
 
 
 def _show_reports(reports: Sequence[QuantizeReport], *, as_json: bool) -> None:

@@ -171,15 +171,38 @@ def test_refusals(arguments: tuple[str, ...], message: str, folder: Path) -> Non
     assert names(folder) == {"model-f16.gguf", "model-F16.gguf"}
 
 
+def test_problems_of_all_types_are_told_before_any_work(folder: Path) -> None:
+    """A file that exists and a type that lacks its matrix are told together; nothing is made."""
+    (folder / "model-Q4_0.gguf").write_bytes(b"precious")
+
+    done = run(folder, "model-f16.gguf", *("--type", "Q8_0", "--type", "IQ2_XS", "--type", "Q4_0"))
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "quantgate: IQ2_XS needs an importance matrix for this model; make one with `quantgate"
+        " imatrix` and name it (--imatrix), or choose a larger type",
+        "model-Q4_0.gguf: exists already; remove it, or allow overwriting",
+    ]
+    assert names(folder) == {"model-f16.gguf", "model-Q4_0.gguf"}
+
+
 def test_what_was_made_before_an_error_is_told(folder: Path) -> None:
-    """Of several types one fails: the others are listed, then comes the error."""
-    done = run(folder, "model-f16.gguf", "--type", "Q8_0", "--type", "IQ2_XS", "--json")
+    """Of several types one fails half-way: the others are listed, then comes the error."""
+    arguments = ("quantize", "model-f16.gguf", "--type", "Q2_K", "--type", "Q8_0", "--json")
+    done = subprocess.run(
+        # No file may be larger than 1,536,000 bytes: Q2_K fits, Q8_0 does not.
+        ["/bin/bash", "-c", 'ulimit -f 1500; exec "$@"', "bash", *COMMAND[:-1], *arguments],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
 
     assert done.returncode == 2
-    assert [each["type_name"] for each in json.loads(done.stdout)["files"]] == ["Q8_0"]
-    assert "IQ2_XS needs an importance matrix" in done.stderr
-    nothing = run(folder, "model-f16.gguf", "--type", "IQ2_XS")
-    assert nothing.stdout == ""
+    assert [each["type_name"] for each in json.loads(done.stdout)["files"]] == ["Q2_K"]
+    assert "model-Q8_0.gguf" in done.stderr
+    assert names(folder) == {"model-f16.gguf", "model-Q2_K.gguf"}
 
 
 def test_rows_that_do_not_fit_are_told(tmp_path: Path) -> None:
