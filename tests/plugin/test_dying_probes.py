@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -84,8 +85,8 @@ def test_a_killed_probe_is_an_error_of_its_gate(long_project: Project, name: str
 
     result.assert_outcomes(passed=3, errors=1)
     text = " ".join(result.stdout.str().split())
-    assert name in text
-    assert "divergence" in text
+    # Of the pair, one may be struck while it waits for the other: then its phase is what it did last.
+    assert re.search(rf"the probe \(pid \d+, [^)]+\) was killed by {name}", text)
     assert "Traceback" not in text
     assert result.ret == pytest.ExitCode.TESTS_FAILED
 
