@@ -66,6 +66,7 @@ class Preparer:
         self._timeout = timeout
         self._on_progress = on_progress
         self._verified: dict[tuple[object, ...], Verification] = {}
+        self._headers: dict[tuple[object, ...], GgufHeader] = {}
 
     def prepare(self, model: ModelSource) -> PreparedModel:
         """Return the model's file, made first if the store does not have it yet.
@@ -121,25 +122,23 @@ class Preparer:
         raise ArtifactError(message)
 
     def _described(self, model: ModelSource, path: Path, *, made: bool) -> PreparedModel:
-        header = gguf.check_model(path)
+        header = self._header(path)
         return PreparedModel(
             name=model.name, path=path, digest=self.digest(path), header=header, made=made
         )
+
+    def _header(self, path: Path) -> GgufHeader:
+        """Return a model's header, read and checked once while the model stays as it is."""
+        stamp = tuple(_stamp(part) for part in integrity.model_parts(path))
+        if stamp not in self._headers:
+            self._headers[stamp] = gguf.check_model(path)
+        return self._headers[stamp]
 
     def verification(
         self, path: Path, *, literal: str | None = None, sums: Path | None = None
     ) -> Verification:
         """Return how a file stands against its checksum, hashed once while it stays as it is."""
-        status = path.stat()
-        stamp = (
-            path,
-            literal,
-            sums,
-            status.st_dev,
-            status.st_ino,
-            status.st_size,
-            status.st_mtime_ns,
-        )
+        stamp = (literal, sums, _stamp(path))
         if stamp not in self._verified:
             self._verified[stamp] = integrity.verify(
                 path, literal=literal, sums=sums, on_progress=self._on_progress
@@ -149,9 +148,7 @@ class Preparer:
     def digest(self, path: Path) -> str:
         """Return the digest of a model's bytes, computed once while the file stays as it is."""
         verification = self.verification(path)
-        if len(verification.parts) == 1:
-            return verification.actual
-        return integrity.model_digest(path)
+        return integrity.digest_of_parts(verification.parts, verification.digests)
 
     def _made(self, origin: Path, making: Making) -> Path:
         imatrix = self._imatrix(origin, making)
@@ -165,7 +162,7 @@ class Preparer:
 
     def _target(self, origin: Path, making: Making, imatrix: Path | None) -> Path:
         """Return where the store has, or would have, a file made from another."""
-        gguf.check_model(origin)
+        self._header(origin)
         ingredients: dict[str, object] = {
             "source": self.digest(origin),
             "type": making.recipe.type,
@@ -275,6 +272,12 @@ class Preparer:
             timeout=self._timeout,
             on_progress=self._on_progress,
         )
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    """Return what changes when a file is replaced or written to."""
+    status = path.stat()
+    return (path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _has_sidecar(path: Path) -> bool:

@@ -35,10 +35,8 @@ def parse_memory(text: str) -> int:
     Raises:
         typer.BadParameter: for what is no such quantity.
     """
-    match = _MEMORY.fullmatch(text.strip())
-    if match is None:
-        message = f"{text!r} is no amount of memory; write it with its unit, such as 16GB or 512MB"
-        raise typer.BadParameter(message)
+    advice = "is no amount of memory; write it with its unit, such as 16GB or 512MB"
+    match = _matched(_MEMORY, text, advice)
     return round(float(match[1]) * _MEMORY_UNITS[match[2].upper()])
 
 
@@ -48,10 +46,7 @@ def parse_count(text: str) -> float:
     Raises:
         typer.BadParameter: for what is no such number.
     """
-    match = _COUNT.fullmatch(text.strip())
-    if match is None:
-        message = f"{text!r} is no number of parameters; write it as 7B, 1.5B or 135M"
-        raise typer.BadParameter(message)
+    match = _matched(_COUNT, text, "is no number of parameters; write it as 7B, 1.5B or 135M")
     return float(match[1]) * _COUNT_UNITS[match[2].upper()]
 
 
@@ -61,11 +56,16 @@ def parse_share(text: str) -> float:
     Raises:
         typer.BadParameter: for what is no such share.
     """
-    match = _SHARE.fullmatch(text.strip())
-    if match is None:
-        message = f"{text!r} is no share; write it with its sign, such as 3%"
-        raise typer.BadParameter(message)
+    match = _matched(_SHARE, text, "is no share; write it with its sign, such as 3%")
     return float(match[1]) / 100
+
+
+def _matched(pattern: re.Pattern[str], text: str, advice: str) -> re.Match[str]:
+    match = pattern.fullmatch(text.strip())
+    if match is None:
+        message = f"{text!r} {advice}"
+        raise typer.BadParameter(message)
+    return match
 
 
 Model = Annotated[

@@ -144,7 +144,16 @@ def model_digest(path: Path, *, on_progress: Callable[[Progress], None] | None =
         ArtifactError: when a part is missing or unreadable.
     """
     parts = model_parts(path)
-    return _digest_of(parts, tuple(sha256_file(part, on_progress=on_progress) for part in parts))
+    return digest_of_parts(
+        parts, tuple(sha256_file(part, on_progress=on_progress) for part in parts)
+    )
+
+
+def digest_of_parts(parts: tuple[Path, ...], digests: tuple[str, ...]) -> str:
+    """Return what `model_digest` does, for parts whose own digests are known."""
+    if len(parts) == 1:
+        return digests[0]
+    return hashlib.sha256(sum_lines(parts, digests).encode()).hexdigest()
 
 
 def expected_checksum(
@@ -217,7 +226,7 @@ def verify(
             for file, part in zip(files, parts, strict=True)
         )
         size = sum(os.fstat(file.fileno()).st_size for file in files)
-    actual = _digest_of(parts, digests)
+    actual = digest_of_parts(parts, digests)
     outcome: Literal["match", "mismatch", "missing"]
     if whole or len(parts) == 1:
         outcome, wanted = _compare(expected[0], actual)
@@ -322,12 +331,6 @@ def _sidecar_command(path: Path, *, alone: bool) -> str:
     return command
 
 
-def _digest_of(parts: tuple[Path, ...], digests: tuple[str, ...]) -> str:
-    if len(parts) == 1:
-        return digests[0]
-    return hashlib.sha256(sum_lines(parts, digests).encode()).hexdigest()
-
-
 def _compare(
     expected: ExpectedChecksum | None, actual: str
 ) -> tuple[Literal["match", "mismatch", "missing"], str | None]:
@@ -348,7 +351,7 @@ def _compare_parts(
         for outcome, wanted, digest, source in judged:
             if outcome == wrong:
                 return outcome, wanted, digest, source
-    whole = _digest_of(parts, digests)
+    whole = digest_of_parts(parts, digests)
     return "match", whole, whole, judged[0][3]
 
 

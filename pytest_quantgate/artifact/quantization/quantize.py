@@ -6,7 +6,6 @@ Native code, which can abort the process: call `quantize` and `dry_run` only ins
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import shutil
 import time
 from dataclasses import dataclass
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from pytest_quantgate.artifact import integrity, papers
 from pytest_quantgate.artifact.gguf import GgufHeader, read_header
-from pytest_quantgate.artifact.integrity.sums import sum_lines
 from pytest_quantgate.artifact.partial import partial_file, require_free
 from pytest_quantgate.artifact.quantization import native_quantize, prediction, provenance
 from pytest_quantgate.artifact.quantization.plan import (
@@ -133,7 +131,7 @@ def quantize(
         recipe=recipe,
         source=source,
         source_bytes=sum(part.stat().st_size for part in plan.parts),
-        source_sha256=_model_digest(plan.parts, verification.digests),
+        source_sha256=integrity.digest_of_parts(plan.parts, verification.digests),
         imatrix_sha256=integrity.sha256_file(Path(recipe.imatrix)) if recipe.imatrix else "",
         allow_requantize=allow_requantize,
         engine=native_quantize.engine(),
@@ -283,13 +281,6 @@ def _stamps(parts: Sequence[Path]) -> list[tuple[int, ...]]:
     """Return what changes when somebody writes to a file."""
     found = (part.stat() for part in parts)
     return [(each.st_dev, each.st_ino, each.st_size, each.st_mtime_ns) for each in found]
-
-
-def _model_digest(parts: tuple[Path, ...], digests: tuple[str, ...]) -> str:
-    """Return what `integrity.model_digest` does, for digests that are known."""
-    if len(parts) == 1:
-        return digests[0]
-    return hashlib.sha256(sum_lines(parts, digests).encode()).hexdigest()
 
 
 def _checked_result(
