@@ -12,7 +12,6 @@ differ by the largest relative difference of a mean. Needs the tools (bench/buil
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import statistics
@@ -25,9 +24,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from build_tools import tool
-from perplexity import DEMO, quantized
+from perplexity import full_model, parser_of, quantized, text_or_builtin
 
-from pytest_quantgate.artifact import corpus, hardware, source
+from pytest_quantgate.artifact import hardware
 from pytest_quantgate.artifact.imatrix import read_imatrix
 from pytest_quantgate.client import SPINS
 from pytest_quantgate.pipeline import importance
@@ -78,25 +77,14 @@ def difference(ours: Path, theirs: Path) -> str:
 
 def main() -> None:
     """Compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=DEMO)
+    parser = parser_of(__doc__, chunks=16)
     parser.add_argument("--type", action="append", dest="types")
-    parser.add_argument("--text", type=Path)
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--chunks", type=int, default=16)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=hardware.usable_cores())
     arguments = parser.parse_args()
     print(hardware.this_machine())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text = arguments.text
-        if text is None:
-            text, _ = corpus.materialize_corpus(
-                "builtin:python-docs", base=folder, roots=(folder,), folder=folder
-            )
-        origin = source.locate(arguments.model, base=Path.cwd(), roots=(Path("/"),))
-        full = quantized(origin, folder / "F16.gguf", "F16")
+        text = text_or_builtin(arguments.text, folder)
+        full = full_model(arguments.model, folder)
         settings = {
             "context": arguments.context,
             "chunks": arguments.chunks,

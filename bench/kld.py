@@ -12,7 +12,6 @@ another model name it with --model, or files that are there with --baseline and 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import re
 import statistics
@@ -22,10 +21,10 @@ import time
 from pathlib import Path
 
 from build_tools import tool
-from perplexity import DEMO, quantized
+from perplexity import full_model, parser_of, quantized, text_or_builtin
 
 from pytest_quantgate import divergence_statistics, measure
-from pytest_quantgate.artifact import corpus, hardware, source
+from pytest_quantgate.artifact import hardware
 from pytest_quantgate.records import Divergence, DivergenceRequest, EngineSettings, TextRequest
 
 LINE = re.compile(
@@ -140,29 +139,16 @@ def print_table(
 
 def main() -> None:
     """Compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=DEMO)
+    parser = parser_of(__doc__, chunks=40)
     parser.add_argument("--type", default="Q4_K_M")
     parser.add_argument("--baseline", type=Path)
     parser.add_argument("--candidate", type=Path)
-    parser.add_argument("--text", type=Path)
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--chunks", type=int, default=40)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=hardware.usable_cores())
     arguments = parser.parse_args()
     print(hardware.this_machine())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text = arguments.text
-        if text is None:
-            text, _ = corpus.materialize_corpus(
-                "builtin:python-docs", base=folder, roots=(folder,), folder=folder
-            )
-        baseline = arguments.baseline
-        if baseline is None:
-            origin = source.locate(arguments.model, base=Path.cwd(), roots=(Path("/"),))
-            baseline = quantized(origin, folder / "F16.gguf", "F16")
+        text = text_or_builtin(arguments.text, folder)
+        baseline = arguments.baseline or full_model(arguments.model, folder)
         candidate = arguments.candidate or quantized(
             baseline, folder / f"{arguments.type}.gguf", arguments.type
         )

