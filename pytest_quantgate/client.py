@@ -15,17 +15,25 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pytest_quantgate.errors import ProbeCrashed, ProbeError, ProbeRefused
 from pytest_quantgate.probe import protocol
 from pytest_quantgate.records import (
+    ChoiceRequest,
+    ChoiceScores,
+    ContinuationRequest,
+    ContinuationScores,
     Divergence,
     DivergenceRequest,
     EngineSettings,
     Generation,
     GenerationRequest,
+    HarnessRequest,
+    HarnessResult,
     LatencyRequest,
     Likelihood,
     LikelihoodRequest,
     MemoryRequest,
     MemoryUse,
     ModelFacts,
+    NextTokens,
+    NextTokensRequest,
     PassageLikelihood,
     PassageRequest,
     Progress,
@@ -225,6 +233,50 @@ class Probe:
         """Continue prompts."""
         plain = protocol.to_plain(request)
         return self.ask("generation", plain, Generation, timeout, on_progress)
+
+    def next_tokens(
+        self,
+        request: NextTokensRequest,
+        *,
+        timeout: float,
+        on_progress: ProgressCallback | None = None,
+    ) -> NextTokens:
+        """Tell what may follow beginnings."""
+        plain = protocol.to_plain(request)
+        return self.ask("next_tokens", plain, NextTokens, timeout, on_progress)
+
+    def continuations(
+        self,
+        request: ContinuationRequest,
+        *,
+        timeout: float,
+        on_progress: ProgressCallback | None = None,
+    ) -> ContinuationScores:
+        """Score what may follow given texts."""
+        plain = protocol.to_plain(request)
+        return self.ask("continuations", plain, ContinuationScores, timeout, on_progress)
+
+    def choices(
+        self,
+        request: ChoiceRequest,
+        *,
+        timeout: float,
+        on_progress: ProgressCallback | None = None,
+    ) -> ChoiceScores:
+        """Score the answers of multiple-choice questions."""
+        plain = protocol.to_plain(request)
+        return self.ask("choices", plain, ChoiceScores, timeout, on_progress)
+
+    def harness(
+        self,
+        request: HarnessRequest,
+        *,
+        timeout: float,
+        on_progress: ProgressCallback | None = None,
+    ) -> HarnessResult:
+        """Run a task of lm-evaluation-harness."""
+        plain = protocol.to_plain(request)
+        return self.ask("harness", plain, HarnessResult, timeout, on_progress)
 
     def memory(
         self,

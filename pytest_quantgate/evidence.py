@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_quantgate.artifact import corpus, files, integrity, source
 from pytest_quantgate.artifact.imatrix.domain import domain_warning
+from pytest_quantgate.cases import load_cases
 from pytest_quantgate.errors import ArtifactError, MeasurementError
 from pytest_quantgate.gates.kld import KldSettings
 from pytest_quantgate.gatherer import Company
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_quantgate.artifact.integrity import Verification
+    from pytest_quantgate.cases import Case
     from pytest_quantgate.committed import CommittedBaseline
     from pytest_quantgate.gates import Role
     from pytest_quantgate.gates.checksum import ChecksumSettings
@@ -28,16 +30,24 @@ if TYPE_CHECKING:
     from pytest_quantgate.plan import GateCase, ModelSource
     from pytest_quantgate.prepare import PreparedModel, Preparer
     from pytest_quantgate.records import (
+        ChoiceRequest,
+        ChoiceScores,
+        ContinuationRequest,
+        ContinuationScores,
         Divergence,
         DivergenceRequest,
         Generation,
         GenerationRequest,
+        HarnessRequest,
+        HarnessResult,
         Latency,
         LatencyRequest,
         Likelihood,
         LikelihoodRequest,
         MemoryRequest,
         MemoryUse,
+        NextTokens,
+        NextTokensRequest,
         NoiseFloor,
         PassageLikelihood,
         PassageRequest,
@@ -61,8 +71,10 @@ class CaseBench:
         roots: Sequence[Path],
         literals: Mapping[str, float],
         checksum: ChecksumSettings | None,
+        chosen_cases: frozenset[str] = frozenset(),
     ) -> None:
         """Tie a case to the tools of its run; ``checksum`` are the settings of its checksum gate."""
+        self._chosen_cases = chosen_cases
         self._case = case
         self._preparer = preparer
         self._gatherer = gatherer
@@ -75,6 +87,11 @@ class CaseBench:
         self._baselines: dict[tuple[str, int, int], CommittedBaseline | None] = {}
         self._notes: list[str] = []
         gatherer.drawing = None
+
+    @property
+    def gate_id(self) -> str:
+        """Id of the pytest item of the gate."""
+        return self._case.id
 
     @property
     def candidate_name(self) -> str:
@@ -215,7 +232,36 @@ class CaseBench:
 
     def generation(self, role: Role, request: GenerationRequest) -> Generation:
         """Return one of the models' continuations."""
-        return self._gatherer.generation(self._verified(role), request)
+        return self._gatherer.generation(self._verified(role), request, company=self._company(role))
+
+    def cases(self, name: str) -> tuple[Case, ...]:
+        """Return the cases of a file named in the specification, or of a built-in set."""
+        return load_cases(self.file(name), shown=name)
+
+    @property
+    def chosen_cases(self) -> frozenset[str]:
+        """Ids of the only cases to ask; empty for all of them."""
+        return self._chosen_cases
+
+    def next_tokens(self, role: Role, request: NextTokensRequest) -> NextTokens:
+        """Return what may follow beginnings under one of the models."""
+        model = self._verified(role)
+        return self._gatherer.next_tokens(model, request, company=self._company(role))
+
+    def continuations(self, role: Role, request: ContinuationRequest) -> ContinuationScores:
+        """Return how likely continuations are under one of the models."""
+        model = self._verified(role)
+        return self._gatherer.continuations(model, request, company=self._company(role))
+
+    def choices(self, role: Role, request: ChoiceRequest) -> ChoiceScores:
+        """Return how likely the answers of questions are under one of the models."""
+        model = self._verified(role)
+        return self._gatherer.choices(model, request, company=self._company(role))
+
+    def harness(self, role: Role, request: HarnessRequest) -> HarnessResult:
+        """Return what came of a task of lm-evaluation-harness under one of the models."""
+        model = self._verified(role)
+        return self._gatherer.harness(model, request, company=self._company(role))
 
     def memory(self, role: Role, request: MemoryRequest) -> MemoryUse:
         """Return the memory a fresh probe of one of the models used."""

@@ -167,6 +167,7 @@ class GateRunner:
             seconds=measured.seconds,
             warn=judgement.warn,
             record=judgement.record,
+            cases=judgement.cases,
         )
 
     def keep(self, case: GateCase, result: Pilot) -> None:

@@ -21,16 +21,24 @@ from pytest_quantgate.pool import ProbePool
 from pytest_quantgate.prepare import engine_build
 from pytest_quantgate.records import (
     BenchmarkFigures,
+    ChoiceRequest,
+    ChoiceScores,
+    ContinuationRequest,
+    ContinuationScores,
     Divergence,
     EngineSettings,
     Generation,
     GenerationRequest,
+    HarnessRequest,
+    HarnessResult,
     Latency,
     LatencyRequest,
     Likelihood,
     LikelihoodRequest,
     MemoryRequest,
     MemoryUse,
+    NextTokens,
+    NextTokensRequest,
     NoiseFloor,
     PassageLikelihood,
     TextFacts,
@@ -38,6 +46,8 @@ from pytest_quantgate.records import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from _typeshed import DataclassInstance
 
     from pytest_quantgate.baseline import KeyValue
     from pytest_quantgate.measure import Probe
@@ -55,8 +65,8 @@ ResultT = TypeVar("ResultT")
 
 DEFAULT_TIMEOUT_SECONDS = 1800.0
 
-DRAWN_UNITS = ("chunk", "passage")
-"""What progress counts while a block of a text is measured."""
+DRAWN_UNITS = ("chunk", "passage", "case", "question")
+"""What progress counts while a block of a text, or of cases, is measured."""
 
 SHOWN_NUMBERS = 16
 """How many of a measurement's window numbers stand in its key in clear: those of a whole block."""
@@ -238,17 +248,63 @@ class Gatherer:
         """Return what `keep` stored, None where there is nothing."""
         return self.store.load(self._key(kind, model, inputs), result_type)
 
-    def generation(self, model: PreparedModel, request: GenerationRequest) -> Generation:
+    def generation(
+        self, model: PreparedModel, request: GenerationRequest, *, company: Company = ALONE
+    ) -> Generation:
         """Return a model's continuations."""
-        plain = dataclasses.asdict(request)
-        inputs = {**plain, **_digested("prompts", plain.pop("prompts"))}
-        del inputs["prompts"]
 
         def ask(probe: Probe) -> Generation:
             return probe.generation(request, timeout=self.timeout, on_progress=self.report)
 
-        run = self._from(model, ALONE, ask)
-        return self._stored("generation", model, inputs, run, Generation)
+        run = self._from(model, company, ask)
+        return self._stored("generation", model, _inputs(request), run, Generation, once=True)
+
+    def next_tokens(
+        self, model: PreparedModel, request: NextTokensRequest, *, company: Company = ALONE
+    ) -> NextTokens:
+        """Return what may follow beginnings under a model."""
+
+        def ask(probe: Probe) -> NextTokens:
+            return probe.next_tokens(request, timeout=self.timeout, on_progress=self.report)
+
+        run = self._from(model, company, ask)
+        return self._stored("next_tokens", model, _inputs(request), run, NextTokens, once=True)
+
+    def continuations(
+        self, model: PreparedModel, request: ContinuationRequest, *, company: Company = ALONE
+    ) -> ContinuationScores:
+        """Return how likely continuations are under a model."""
+
+        def ask(probe: Probe) -> ContinuationScores:
+            return probe.continuations(request, timeout=self.timeout, on_progress=self.report)
+
+        run = self._from(model, company, ask)
+        inputs = _inputs(request)
+        return self._stored("continuations", model, inputs, run, ContinuationScores, once=True)
+
+    def choices(
+        self, model: PreparedModel, request: ChoiceRequest, *, company: Company = ALONE
+    ) -> ChoiceScores:
+        """Return how likely the answers of questions are under a model."""
+
+        def ask(probe: Probe) -> ChoiceScores:
+            return probe.choices(request, timeout=self.timeout, on_progress=self.report)
+
+        run = self._from(model, company, ask)
+        return self._stored("choices", model, _inputs(request), run, ChoiceScores, once=True)
+
+    def harness(
+        self, model: PreparedModel, request: HarnessRequest, *, company: Company = ALONE
+    ) -> HarnessResult:
+        """Return what came of a task of lm-evaluation-harness under a model."""
+
+        def ask(probe: Probe) -> HarnessResult:
+            return probe.harness(request, timeout=self.timeout, on_progress=self.report)
+
+        run = self._from(model, company, ask)
+        inputs = _inputs(request)
+        del inputs["folder"]
+        return self._stored("harness", model, inputs, run, HarnessResult, once=True)
 
     def memory(self, model: PreparedModel, request: MemoryRequest) -> MemoryUse:
         """Return the memory a fresh probe of a model used."""
@@ -393,22 +449,21 @@ class Gatherer:
             yield
 
 
-def _inputs(
-    request: TextRequest | LikelihoodRequest | DivergenceRequest | PassageRequest,
-) -> dict[str, KeyValue]:
-    """Return what a request adds to a key: its fields, lists of numbers by count, start and digest."""
+def _inputs(request: DataclassInstance) -> dict[str, KeyValue]:
+    """Return what a request adds to a key: its fields, lists by count and digest, numbers by start."""
     inputs: dict[str, KeyValue] = {}
-    for field in dataclasses.fields(request):
-        value = getattr(request, field.name)
+    for name, value in dataclasses.asdict(request).items():
         # Where a file lies does not change the number; its digest is in the key.
-        if field.name.endswith("_path"):
+        if name.endswith("_path"):
             continue
         if isinstance(value, tuple):
-            inputs |= _digested(field.name, list(value))
-            first = " ".join(map(str, value[:SHOWN_NUMBERS]))
-            inputs[f"{field.name}_first"] = first
+            inputs |= _digested(name, list(value))
+            if all(isinstance(each, int) for each in value):
+                inputs[f"{name}_first"] = " ".join(map(str, value[:SHOWN_NUMBERS]))
+        elif isinstance(value, dict):
+            inputs |= {f"{name}_{part}": each for part, each in value.items()}
         else:
-            inputs[field.name] = value
+            inputs[name] = value
     return inputs
 
 

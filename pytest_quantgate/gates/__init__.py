@@ -21,18 +21,27 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_quantgate.artifact.integrity import Verification
+    from pytest_quantgate.cases import Case
     from pytest_quantgate.limits import Sampled
     from pytest_quantgate.records import (
+        ChoiceRequest,
+        ChoiceScores,
+        ContinuationRequest,
+        ContinuationScores,
         Divergence,
         DivergenceRequest,
         Generation,
         GenerationRequest,
+        HarnessRequest,
+        HarnessResult,
         Latency,
         LatencyRequest,
         Likelihood,
         LikelihoodRequest,
         MemoryRequest,
         MemoryUse,
+        NextTokens,
+        NextTokensRequest,
         NoiseFloor,
         PassageLikelihood,
         PassageRequest,
@@ -61,6 +70,10 @@ class GateSettings(BaseModel):
 
 class Bench(Protocol):
     """What a gate may ask for. Answers come from the store where it has them, else from a probe."""
+
+    @property
+    def gate_id(self) -> str:
+        """Id of the pytest item: ``gates.yaml::<model>::<variant>::<gate>``."""
 
     @property
     def candidate_name(self) -> str:
@@ -133,8 +146,27 @@ class Bench(Protocol):
     def noise_floor(self, request: TextRequest) -> NoiseFloor | None:
         """Return how far the baseline is from itself on a text, None where nobody measured it."""
 
+    def cases(self, name: str) -> tuple[Case, ...]:
+        """Return the cases of a file named in the specification, or of a built-in set."""
+
+    @property
+    def chosen_cases(self) -> frozenset[str]:
+        """Ids of the only cases to ask, on the user's demand; empty for all of them."""
+
     def generation(self, role: Role, request: GenerationRequest) -> Generation:
         """Return one of the models' continuations."""
+
+    def next_tokens(self, role: Role, request: NextTokensRequest) -> NextTokens:
+        """Return what may follow beginnings under one of the models."""
+
+    def continuations(self, role: Role, request: ContinuationRequest) -> ContinuationScores:
+        """Return how likely continuations are under one of the models."""
+
+    def choices(self, role: Role, request: ChoiceRequest) -> ChoiceScores:
+        """Return how likely the answers of questions are under one of the models."""
+
+    def harness(self, role: Role, request: HarnessRequest) -> HarnessResult:
+        """Return what came of a task of lm-evaluation-harness under one of the models."""
 
     def memory(self, role: Role, request: MemoryRequest) -> MemoryUse:
         """Return the memory a fresh probe of one of the models used."""
@@ -161,6 +193,8 @@ class Judgement(BaseModel):
     advice: tuple[str, ...] = ()
     record: dict[str, float | int | str | bool | None] = {}
     warn: bool = False
+    cases: tuple[Any, ...] = ()
+    """Every `AnsweredCase`, of gates that ask cases."""
 
 
 class Gate(ABC, Generic[SettingsT, EvidenceT]):

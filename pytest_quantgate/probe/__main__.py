@@ -23,12 +23,16 @@ from typing import TYPE_CHECKING, Any
 from pytest_quantgate.errors import ProbeOutOfMemory, ProbeRefused, QuantgateError
 from pytest_quantgate.probe import protocol
 from pytest_quantgate.records import (
+    ChoiceRequest,
+    ContinuationRequest,
     DivergenceRequest,
     EngineSettings,
     GenerationRequest,
+    HarnessRequest,
     LatencyRequest,
     LikelihoodRequest,
     MemoryRequest,
+    NextTokensRequest,
     PassageRequest,
     Progress,
     TextRequest,
@@ -153,6 +157,38 @@ class Model:
         self._release()
         request = protocol.from_plain(GenerationRequest, arguments)
         return protocol.to_plain(measure_generation(self._backend, facts, request, report))
+
+    def next_tokens(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Tell what may follow beginnings."""
+        from pytest_quantgate.probe.beginnings import measure_next_tokens  # noqa: PLC0415 - numpy
+
+        facts, _, _, _ = self._use("next_tokens")
+        self._release()
+        request = protocol.from_plain(NextTokensRequest, arguments)
+        return protocol.to_plain(measure_next_tokens(self._backend, facts, request, report))
+
+    def continuations(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Score what may follow given texts."""
+        from pytest_quantgate.probe.scoring import measure_continuations  # noqa: PLC0415 - numpy
+
+        request = protocol.from_plain(ContinuationRequest, arguments)
+        return protocol.to_plain(
+            measure_continuations(self._read("continuations"), request, report)
+        )
+
+    def choices(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Score the answers of multiple-choice questions."""
+        from pytest_quantgate.probe.scoring import measure_choices  # noqa: PLC0415 - numpy
+
+        request = protocol.from_plain(ChoiceRequest, arguments)
+        return protocol.to_plain(measure_choices(self._read("choices"), request, report))
+
+    def harness(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
+        """Run a task of lm-evaluation-harness."""
+        from pytest_quantgate.probe.harness import measure_task  # noqa: PLC0415 - numpy and more
+
+        request = protocol.from_plain(HarnessRequest, arguments)
+        return protocol.to_plain(measure_task(self._read("harness"), request, report))
 
     def memory(self, arguments: Mapping[str, Any], report: Report) -> dict[str, Any]:
         """Measure the peak memory of this process, which must have done nothing but load."""
@@ -347,6 +383,10 @@ def _operation(name: str, model: Model) -> Callable[[dict[str, Any], Report], di
         "share_logits": model.share_logits,
         "compare_shared": model.compare_shared,
         "generation": model.generation,
+        "next_tokens": model.next_tokens,
+        "continuations": model.continuations,
+        "choices": model.choices,
+        "harness": model.harness,
         "memory": model.memory,
         "open_latency": model.open_latency,
         "time_request": model.time_request,

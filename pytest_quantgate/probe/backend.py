@@ -66,6 +66,9 @@ class Session(Protocol):
     def forget(self, sequence: int) -> None:
         """Empty one sequence so that it can start again at position 0."""
 
+    def copy(self, source: int, target: int) -> None:
+        """Let an empty sequence go on from where another one stands."""
+
     def clear(self) -> None:
         """Empty all sequences."""
 

@@ -305,6 +305,11 @@ class LlamaSession:
             message = f"the engine cannot empty sequence {sequence}"
             raise ProbeRefused(message)
 
+    def copy(self, source: int, target: int) -> None:
+        """Let an empty sequence go on from where another one stands."""
+        if self._memory:
+            native.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+
     def clear(self) -> None:
         """Empty all sequences."""
         if self._memory:

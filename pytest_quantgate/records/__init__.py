@@ -6,8 +6,16 @@ Units are part of the names (``_ms``, ``_bytes``, ``_seconds``); a likelihood is
 
 from __future__ import annotations
 
+from pytest_quantgate.records.answers import Answer, AnsweredCase, Parting
+from pytest_quantgate.records.harness import HarnessDocument, HarnessRequest, HarnessResult
 from pytest_quantgate.records.recipes import ImatrixRequest, Recipe, TensorOverride
 from pytest_quantgate.records.requests import (
+    Beginning,
+    ChoiceQuestion,
+    ChoiceRequest,
+    Continuation,
+    ContinuationRequest,
+    Decoding,
     DivergenceRequest,
     EngineSettings,
     GenerationRequest,
@@ -15,6 +23,7 @@ from pytest_quantgate.records.requests import (
     LikelihoodRequest,
     MemoryRequest,
     Message,
+    NextTokensRequest,
     PassageRequest,
     Prompt,
     TextRequest,
@@ -22,12 +31,18 @@ from pytest_quantgate.records.requests import (
 from pytest_quantgate.records.results import (
     MEBIBYTE,
     BenchmarkFigures,
+    ChoiceScore,
+    ChoiceScores,
+    ContinuationScore,
+    ContinuationScores,
     Divergence,
     Generation,
     Latency,
     Likelihood,
     MemoryUse,
     ModelFacts,
+    NextToken,
+    NextTokens,
     NoiseFloor,
     Output,
     Packed,
@@ -35,6 +50,7 @@ from pytest_quantgate.records.results import (
     Progress,
     RequestTiming,
     TextFacts,
+    TokenChance,
     TopTokens,
 )
 from pytest_quantgate.records.verdicts import (
@@ -49,13 +65,28 @@ from pytest_quantgate.records.verdicts import (
 
 __all__ = [
     "MEBIBYTE",
+    "Answer",
+    "AnsweredCase",
+    "Beginning",
     "BenchmarkFigures",
     "Check",
+    "ChoiceQuestion",
+    "ChoiceRequest",
+    "ChoiceScore",
+    "ChoiceScores",
+    "Continuation",
+    "ContinuationRequest",
+    "ContinuationScore",
+    "ContinuationScores",
+    "Decoding",
     "Divergence",
     "DivergenceRequest",
     "EngineSettings",
     "Generation",
     "GenerationRequest",
+    "HarnessDocument",
+    "HarnessRequest",
+    "HarnessResult",
     "ImatrixRequest",
     "Interval",
     "Latency",
@@ -67,10 +98,14 @@ __all__ = [
     "MemoryUse",
     "Message",
     "ModelFacts",
+    "NextToken",
+    "NextTokens",
+    "NextTokensRequest",
     "NoiseFloor",
     "Outcome",
     "Output",
     "Packed",
+    "Parting",
     "PassageLikelihood",
     "PassageRequest",
     "Pilot",
@@ -82,6 +117,7 @@ __all__ = [
     "TensorOverride",
     "TextFacts",
     "TextRequest",
+    "TokenChance",
     "TopTokens",
     "Verdict",
 ]

@@ -97,9 +97,10 @@ class Message:
 class Prompt:
     """One text to continue: either ``prompt`` or ``messages`` (through the model's own template).
 
-    Generation is greedy and ends at an end-of-generation token, at one of the ``stop`` strings, after
+    Generation ends at an end-of-generation token, at one of the ``stop`` strings, after
     ``max_tokens`` tokens, or as soon as the output contains ``until`` (case-insensitive), which saves
-    the rest when a `contains` matcher is already satisfied.
+    the rest when a `contains` matcher is already satisfied. With ``json_schema``, a JSON Schema as
+    text, only tokens are chosen that can lead to JSON of that schema.
     """
 
     id: str
@@ -108,14 +109,93 @@ class Prompt:
     max_tokens: int = 64
     stop: tuple[str, ...] = ()
     until: str | None = None
+    json_schema: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decoding:
+    """How the next token is chosen: the most probable one, or at a ``temperature`` above 0 by chance.
+
+    Chance is drawn from the ``top_k`` most probable tokens (0: all of them), of those from the fewest
+    that together have the probability ``top_p``. Each prompt is continued ``repeats`` times, each time
+    with numbers that follow from ``seed``, the prompt's id and the number of the repeat alone, so that
+    they do not depend on what is decoded beside it.
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    seed: int = 0
+    repeats: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
-    """Ask for the greedy continuation of many prompts, ``parallel`` of them decoded together."""
+    """Ask for the continuation of many prompts, up to ``parallel`` of them decoded together."""
 
     prompts: tuple[Prompt, ...]
     parallel: int = 64
+    decoding: Decoding = Decoding()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """A prompt and the tokens that have been generated after it; ``also`` are tokens of interest."""
+
+    prompt: Prompt
+    generated: tuple[int, ...] = ()
+    also: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextTokensRequest:
+    """Ask which tokens may follow beginnings: the ``top`` most probable ones and those of interest."""
+
+    beginnings: tuple[Beginning, ...]
+    top: int = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continuation:
+    """A given text and what may follow it; ``messages``, if any, come before it in the template."""
+
+    id: str
+    context: str = ""
+    continuation: str
+    messages: tuple[Message, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContinuationRequest:
+    """Ask for the likelihood of continuations, each given its context.
+
+    Tokens are those of context and continuation as one text, cut where the tokens of the context
+    alone end; blanks at the end of the context belong to the continuation, as lm-evaluation-harness
+    has it. An empty context stands for what the model expects before a text.
+    """
+
+    continuations: tuple[Continuation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceQuestion:
+    """A question and its possible answers, as texts.
+
+    Each answer is the text ``context`` + answer + ``tail``; a `winogrande` sentence has a tail, other
+    questions none. An answer begins with the blank that separates it from the context.
+    """
+
+    id: str
+    context: str
+    answers: tuple[str, ...]
+    tail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceRequest:
+    """Ask how likely each answer of each question is."""
+
+    questions: tuple[ChoiceQuestion, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -138,20 +138,99 @@ class NoiseFloor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Output:
-    """One continuation; ``finish`` is why it ended: ``eog``, ``stop``, ``length`` or ``until``."""
+    """One continuation; ``finish`` is why it ended: ``eog``, ``stop``, ``length`` or ``until``.
+
+    ``token_ids`` are the tokens that were generated, without the one that ended them. ``broken_bytes``
+    counts bytes that are no UTF-8 and stand in ``text`` as replacement characters, but for those of a
+    character that the end cut in two.
+    """
 
     id: str
     text: str
     tokens: int
     finish: str
     prompt_tokens: int
+    token_ids: tuple[int, ...] = ()
+    broken_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """All continuations in the order of the prompts."""
+    """All continuations in the order of the prompts, the repeats of one prompt side by side."""
 
     outputs: tuple[Output, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenChance:
+    """A token and its probability as the next one; ``rank`` counts from 1, the most probable one."""
+
+    token: int
+    text: str
+    probability: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextToken:
+    """What may follow one beginning: the most probable tokens, and those of interest in their order."""
+
+    top: tuple[TokenChance, ...]
+    also: tuple[TokenChance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextTokens:
+    """What may follow each beginning, in their order."""
+
+    beginnings: tuple[NextToken, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContinuationScore:
+    """Likelihood of one continuation: its negative log-likelihood in nats over all of its tokens.
+
+    ``worst_nll`` is that of its most surprising token; ``greedy`` whether each of its tokens is the most
+    probable one at its place. ``bytes`` are those of its text in UTF-8.
+    """
+
+    id: str
+    nll: float
+    tokens: int
+    bytes: int
+    worst_nll: float
+    greedy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContinuationScores:
+    """Likelihood of all continuations in the order of the request."""
+
+    scores: tuple[ContinuationScore, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceScore:
+    """Likelihood of one answer.
+
+    ``nll`` is the sum over all tokens of the answer and its tail, ``own_nll`` the sum over the
+    ``own_tokens`` that llama.cpp scores: those after what all answers of the question begin with alike.
+    """
+
+    nll: float
+    tokens: int
+    own_nll: float
+    own_tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceScores:
+    """Likelihood of each answer of each question, in the order of the request."""
+
+    questions: tuple[tuple[ChoiceScore, ...], ...]
     seconds: float
 
 

@@ -6,6 +6,8 @@ import enum
 from collections.abc import Mapping  # noqa: TC003 - read at run time to load stored records
 from dataclasses import dataclass, field
 
+from pytest_quantgate.records.answers import AnsweredCase  # noqa: TC001 - read at run time to load stored records
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
@@ -112,7 +114,8 @@ class Verdict:
     ``key`` is (model, variant, gate); ``headline`` stands alone in a one-line summary; ``findings``
     are listed below it (failing cases, …); ``advice`` is what to try next; ``stored`` tells that no
     probe ran because the store had the numbers; ``record`` holds further plain figures. ``warn`` says
-    that an inconclusive outcome is to be a warning instead of a failure.
+    that an inconclusive outcome is to be a warning instead of a failure. ``cases`` are all that was
+    answered, of gates that ask cases.
     """
 
     spec: str
@@ -127,3 +130,4 @@ class Verdict:
     seconds: float = 0.0
     warn: bool = False
     record: Mapping[str, float | int | str | bool | None] = field(default_factory=dict)
+    cases: tuple[AnsweredCase, ...] = ()

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from pytest_quantgate.cases import load_cases
 from pytest_quantgate.records import (
+    ChoiceScores,
+    ContinuationScores,
     Divergence,
     Generation,
     Latency,
@@ -27,13 +30,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pytest_quantgate.artifact.integrity import Verification
+    from pytest_quantgate.cases import Case
     from pytest_quantgate.gates import Bench, Role
     from pytest_quantgate.records import (
+        ChoiceRequest,
+        ChoiceScore,
+        ContinuationRequest,
         DivergenceRequest,
         GenerationRequest,
+        HarnessRequest,
+        HarnessResult,
         LatencyRequest,
         LikelihoodRequest,
         MemoryRequest,
+        NextTokens,
+        NextTokensRequest,
         NoiseFloor,
         PassageRequest,
         TextRequest,
@@ -61,11 +72,23 @@ class StubBench:
     types: tuple[str, str] = ("Q4_K_M", "F16")
     notes: tuple[str, ...] = ()
     texts: Mapping[Role, Sequence[str]] = field(default_factory=dict)
+    chosen_cases: frozenset[str] = frozenset()
+    chances: Mapping[Role, NextTokens] = field(default_factory=dict)
+    continuation_scores: Mapping[Role, ContinuationScores] = field(default_factory=dict)
+    choice_scores: Mapping[Role, Mapping[str, tuple[ChoiceScore, ...]]] = field(
+        default_factory=dict
+    )
+    harness_results: Mapping[Role, HarnessResult] = field(default_factory=dict)
     memories: Mapping[Role, MemoryUse] = field(default_factory=dict)
     timings: Latency | None = None
     verified: Verification | None = None
     asked: list[tuple[object, ...]] = field(default_factory=list)
     announced: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def gate_id(self) -> str:
+        """Id of an item."""
+        return "gates.yaml::m::Q4_K_M::gate"
 
     @property
     def candidate_name(self) -> str:
@@ -183,6 +206,36 @@ class StubBench:
             for prompt, text in zip(request.prompts, self.texts[role], strict=True)
         )
         return Generation(outputs=outputs, seconds=0.5)
+
+    def cases(self, name: str) -> tuple[Case, ...]:
+        """Return the cases of a file in the test's folder."""
+        return load_cases(self.folder / name, shown=name)
+
+    def next_tokens(self, role: Role, request: NextTokensRequest) -> NextTokens:
+        """Return the prepared chances, in the order of the beginnings."""
+        self.asked.append((role, request))
+        return self.chances[role]
+
+    def continuations(self, role: Role, request: ContinuationRequest) -> ContinuationScores:
+        """Return the prepared scores of the continuations asked for, by id."""
+        self.asked.append((role, request))
+        by_id = {score.id: score for score in self.continuation_scores[role].scores}
+        return ContinuationScores(
+            scores=tuple(by_id[each.id] for each in request.continuations), seconds=0.5
+        )
+
+    def choices(self, role: Role, request: ChoiceRequest) -> ChoiceScores:
+        """Return the prepared scores of the questions asked for, by id."""
+        self.asked.append((role, request))
+        return ChoiceScores(
+            questions=tuple(self.choice_scores[role][each.id] for each in request.questions),
+            seconds=0.5,
+        )
+
+    def harness(self, role: Role, request: HarnessRequest) -> HarnessResult:
+        """Return the prepared result."""
+        self.asked.append((role, request))
+        return self.harness_results[role]
 
     def memory(self, role: Role, request: MemoryRequest) -> MemoryUse:
         """Return the prepared memory figures."""
