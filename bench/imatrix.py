@@ -28,8 +28,8 @@ from perplexity import full_model, parser_of, quantized, text_or_builtin
 
 from pytest_quantgate.artifact import hardware
 from pytest_quantgate.artifact.imatrix import read_imatrix
-from pytest_quantgate.client import SPINS
 from pytest_quantgate.pipeline import importance
+from pytest_quantgate.supervision import SPINS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

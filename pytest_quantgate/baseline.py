@@ -25,12 +25,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
+    from _typeshed import DataclassInstance
+
 SCHEMA = 1
 
 ResultT = TypeVar("ResultT")
 KeyValue = str | int | float | bool | None
 
 _ADAPTERS: dict[object, TypeAdapter[Any]] = {}
+
+SHOWN_NUMBERS = 16
+"""How many of a measurement's window numbers stand in its key in clear: those of a whole block."""
 
 DELETE = "delete it to measure again"
 MOVE = "choose another folder with --quantgate-store"
@@ -185,3 +190,30 @@ def _difference(stored: object, expected: Mapping[str, KeyValue]) -> str:
         if stored.get(name) != expected.get(name)
     ]
     return "was measured with other settings (" + ", ".join(parts) + ")"
+
+
+def request_inputs(request: DataclassInstance) -> dict[str, KeyValue]:
+    """Return what a request adds to a key: its fields, lists by count and digest, numbers by start."""
+    inputs: dict[str, KeyValue] = {}
+    for name, value in dataclasses.asdict(request).items():
+        # Where a file lies does not change the number; its digest is in the key.
+        if name.endswith("_path") or name == "folder":
+            continue
+        if isinstance(value, tuple):
+            inputs |= digested(name, list(value))
+            if all(isinstance(each, int) for each in value):
+                inputs[f"{name}_first"] = " ".join(map(str, value[:SHOWN_NUMBERS]))
+        elif isinstance(value, dict):
+            inputs |= {f"{name}_{part}": each for part, each in value.items()}
+        else:
+            inputs[name] = value
+    return inputs
+
+
+def digested(name: str, value: list[Any]) -> dict[str, KeyValue]:
+    """Return count and digest of a list that is too long to stand in a key."""
+    text = json.dumps(value, sort_keys=True)
+    return {
+        f"{name}_count": len(value),
+        f"{name}_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import os
 import sys
-import sysconfig
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from pytest_quantgate.errors import ProbeCrashed, ProbeError, ProbeRefused
@@ -41,10 +39,11 @@ from pytest_quantgate.records import (
     TextFacts,
     TextRequest,
 )
-from pytest_quantgate.supervision import Child, Deadline
+from pytest_quantgate.supervision import Child, Deadline, probe_environment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
     from types import TracebackType
 
     from typing_extensions import Self
@@ -53,9 +52,6 @@ if TYPE_CHECKING:
 
 BACKENDS: dict[str, str] = {"llama": "pytest_quantgate.probe.llama:LlamaBackend"}
 """The runtimes by name: where the class of each one is, as ``module:attribute``."""
-
-SPINS = "1000"
-"""How often a thread of the engine looks for the others before it sleeps."""
 
 START_SECONDS = 120.0
 """Longest time a probe may take to import its runtime and say hello."""
@@ -112,7 +108,7 @@ class Probe:
             command += ["--exchange", str(exchange)]
         child = Child(
             command,
-            env=_environment(),
+            env=probe_environment(),
             max_rss_bytes=max_rss_bytes,
             pass_fds=() if exchange is None else (exchange,),
         )
@@ -429,23 +425,3 @@ def _check_hello(child: Child, hello: Mapping[str, Any], python: str) -> None:
         raise child.fail(ProbeRefused, f"cannot start: {hello['error']}")
     if not {"engine", "engine_version"} <= set(hello):
         raise child.fail(ProbeCrashed, f"said an incomplete hello: {repr(hello)[:200]}")
-
-
-def _environment() -> dict[str, str]:
-    """Return the environment a probe starts with."""
-    environment = dict(os.environ)
-    # Without it, an assertion of the engine starts a debugger and waits for its backtrace.
-    environment["GGML_NO_BACKTRACE"] = "1"
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
-        # The engine's threads meet some hundred times a token. GNU OpenMP lets the early one spin for
-        # milliseconds; on a busy machine it spins while the late one waits for its processor.
-        # Giving up after microseconds costs nothing on an idle machine and a factor of ten less there.
-        environment["GOMP_SPINCOUNT"] = SPINS
-    # A numpy.py or json.py in the folder that pytest happens to run in is none of the probe's.
-    environment["PYTHONSAFEPATH"] = "1"
-    # A package that was put on the path by hand (a checkout, pytest's `pythonpath`) is found there too.
-    home = Path(__file__).resolve().parents[1]
-    if str(home) not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
-        parts = [environment.get("PYTHONPATH", ""), str(home)]
-        environment["PYTHONPATH"] = os.pathsep.join(part for part in parts if part)
-    return environment

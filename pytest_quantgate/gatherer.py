@@ -5,20 +5,19 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import getpass
-import hashlib
-import json
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pytest_quantgate import measure
 from pytest_quantgate.artifact import hardware
-from pytest_quantgate.baseline import Key, Store
+from pytest_quantgate.baseline import Key, Store, digested, request_inputs
 from pytest_quantgate.errors import MeasurementError
 from pytest_quantgate.pool import ProbePool
 from pytest_quantgate.prepare import engine_build
+from pytest_quantgate.probe import protocol
 from pytest_quantgate.records import (
     BenchmarkFigures,
     ChoiceRequest,
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     from pytest_quantgate.baseline import KeyValue
-    from pytest_quantgate.measure import Probe
     from pytest_quantgate.prepare import PreparedModel
     from pytest_quantgate.records import (
         DivergenceRequest,
@@ -67,9 +65,6 @@ DEFAULT_TIMEOUT_SECONDS = 1800.0
 
 DRAWN_UNITS = ("chunk", "passage", "case", "question")
 """What progress counts while a block of a text, or of cases, is measured."""
-
-SHOWN_NUMBERS = 16
-"""How many of a measurement's window numbers stand in its key in clear: those of a whole block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,23 +113,13 @@ class Gatherer:
         self, model: PreparedModel, request: TextRequest, *, company: Company = ALONE
     ) -> TextFacts:
         """Return how a model reads a text."""
-
-        def ask(probe: Probe) -> TextFacts:
-            return probe.text(request, timeout=self.timeout, on_progress=self.report)
-
-        run = self._from(model, company, ask)
-        return self._stored("text", model, _inputs(request), run, TextFacts, once=True)
+        return self._asked("text", model, request, TextFacts, company)
 
     def likelihood(
         self, model: PreparedModel, request: LikelihoodRequest, *, company: Company = ALONE
     ) -> Likelihood:
         """Return the likelihood of windows of a text under a model."""
-
-        def ask(probe: Probe) -> Likelihood:
-            return probe.likelihood(request, timeout=self.timeout, on_progress=self.report)
-
-        run = self._from(model, company, ask)
-        found = self._stored("likelihood", model, _inputs(request), run, Likelihood, once=True)
+        found = self._asked("likelihood", model, request, Likelihood, company)
         if request.top:
             self._keep_likelihood(model, dataclasses.replace(request, top=0), found)
         return found
@@ -150,7 +135,10 @@ class Gatherer:
         Raises:
             MeasurementError: a comparison with a live baseline is asked for, and there is none.
         """
-        inputs = {**_inputs(request), "baseline": None if baseline is None else baseline.digest}
+        inputs = {
+            **request_inputs(request),
+            "baseline": None if baseline is None else baseline.digest,
+        }
 
         def run() -> Divergence:
             if request.reference != "live":
@@ -191,13 +179,7 @@ class Gatherer:
         self, model: PreparedModel, request: PassageRequest, *, company: Company = ALONE
     ) -> PassageLikelihood:
         """Return the likelihood of passages of a text under a model."""
-
-        def ask(probe: Probe) -> PassageLikelihood:
-            return probe.passages(request, timeout=self.timeout, on_progress=self.report)
-
-        run = self._from(model, company, ask)
-        inputs = _inputs(request)
-        return self._stored("passages", model, inputs, run, PassageLikelihood, once=True)
+        return self._asked("passages", model, request, PassageLikelihood, company)
 
     def noise_floor(self, digest: str, request: TextRequest) -> NoiseFloor | None:
         """Return the stored noise floor of the model with a digest, None where nobody measured it."""
@@ -252,59 +234,31 @@ class Gatherer:
         self, model: PreparedModel, request: GenerationRequest, *, company: Company = ALONE
     ) -> Generation:
         """Return a model's continuations."""
-
-        def ask(probe: Probe) -> Generation:
-            return probe.generation(request, timeout=self.timeout, on_progress=self.report)
-
-        run = self._from(model, company, ask)
-        return self._stored("generation", model, _inputs(request), run, Generation, once=True)
+        return self._asked("generation", model, request, Generation, company)
 
     def next_tokens(
         self, model: PreparedModel, request: NextTokensRequest, *, company: Company = ALONE
     ) -> NextTokens:
         """Return what may follow beginnings under a model."""
-
-        def ask(probe: Probe) -> NextTokens:
-            return probe.next_tokens(request, timeout=self.timeout, on_progress=self.report)
-
-        run = self._from(model, company, ask)
-        return self._stored("next_tokens", model, _inputs(request), run, NextTokens, once=True)
+        return self._asked("next_tokens", model, request, NextTokens, company)
 
     def continuations(
         self, model: PreparedModel, request: ContinuationRequest, *, company: Company = ALONE
     ) -> ContinuationScores:
         """Return how likely continuations are under a model."""
-
-        def ask(probe: Probe) -> ContinuationScores:
-            return probe.continuations(request, timeout=self.timeout, on_progress=self.report)
-
-        run = self._from(model, company, ask)
-        inputs = _inputs(request)
-        return self._stored("continuations", model, inputs, run, ContinuationScores, once=True)
+        return self._asked("continuations", model, request, ContinuationScores, company)
 
     def choices(
         self, model: PreparedModel, request: ChoiceRequest, *, company: Company = ALONE
     ) -> ChoiceScores:
         """Return how likely the answers of questions are under a model."""
-
-        def ask(probe: Probe) -> ChoiceScores:
-            return probe.choices(request, timeout=self.timeout, on_progress=self.report)
-
-        run = self._from(model, company, ask)
-        return self._stored("choices", model, _inputs(request), run, ChoiceScores, once=True)
+        return self._asked("choices", model, request, ChoiceScores, company)
 
     def harness(
         self, model: PreparedModel, request: HarnessRequest, *, company: Company = ALONE
     ) -> HarnessResult:
         """Return what came of a task of lm-evaluation-harness under a model."""
-
-        def ask(probe: Probe) -> HarnessResult:
-            return probe.harness(request, timeout=self.timeout, on_progress=self.report)
-
-        run = self._from(model, company, ask)
-        inputs = _inputs(request)
-        del inputs["folder"]
-        return self._stored("harness", model, inputs, run, HarnessResult, once=True)
+        return self._asked("harness", model, request, HarnessResult, company)
 
     def memory(self, model: PreparedModel, request: MemoryRequest) -> MemoryUse:
         """Return the memory a fresh probe of a model used."""
@@ -348,7 +302,7 @@ class Gatherer:
     def benchmark(self, model: PreparedModel, prompts: Sequence[str]) -> BenchmarkFigures:
         """Return a model's `QuantizationBenchmark` figures, measured in a probe of its own."""
         inputs = {
-            **_digested("prompts", list(prompts)),
+            **digested("prompts", list(prompts)),
             "machine": str(hardware.this_machine()),
         }
 
@@ -378,22 +332,34 @@ class Gatherer:
             progress = dataclasses.replace(progress, done=done + progress.done, total=total)
         self._watcher(progress)
 
-    def _from(
-        self, model: PreparedModel, company: Company, ask: Callable[[Probe], ResultT]
-    ) -> Callable[[], ResultT]:
-        """Return what has a kept probe answer, or one that is started for it."""
+    def _asked(
+        self,
+        kind: str,
+        model: PreparedModel,
+        request: DataclassInstance,
+        result_type: type[ResultT],
+        company: Company,
+    ) -> ResultT:
+        """Return what is stored, or what a probe that is kept or started for it answers."""
 
         def run() -> ResultT:
             if company.lockstep is not None:
                 self._pool.start_lockstep(*company.lockstep)
-            return self._pool.ask(model, ask, beside=company.beside)
+            return self._pool.ask(
+                model,
+                lambda probe: probe.ask(
+                    kind, protocol.to_plain(request), result_type, self.timeout, self.report
+                ),
+                beside=company.beside,
+            )
 
-        return run
+        inputs = request_inputs(request)
+        return self._stored(kind, model, inputs, run, result_type, once=True)
 
     def _keep_likelihood(
         self, model: PreparedModel, request: LikelihoodRequest, found: Likelihood
     ) -> None:
-        key = self._key("likelihood", model, _inputs(request))
+        key = self._key("likelihood", model, request_inputs(request))
         if key.digest in self._taken or (not self._remeasure and self.store.path(key).exists()):
             return
         self.store.save(key, dataclasses.replace(found, top=None))
@@ -449,35 +415,8 @@ class Gatherer:
             yield
 
 
-def _inputs(request: DataclassInstance) -> dict[str, KeyValue]:
-    """Return what a request adds to a key: its fields, lists by count and digest, numbers by start."""
-    inputs: dict[str, KeyValue] = {}
-    for name, value in dataclasses.asdict(request).items():
-        # Where a file lies does not change the number; its digest is in the key.
-        if name.endswith("_path"):
-            continue
-        if isinstance(value, tuple):
-            inputs |= _digested(name, list(value))
-            if all(isinstance(each, int) for each in value):
-                inputs[f"{name}_first"] = " ".join(map(str, value[:SHOWN_NUMBERS]))
-        elif isinstance(value, dict):
-            inputs |= {f"{name}_{part}": each for part, each in value.items()}
-        else:
-            inputs[name] = value
-    return inputs
-
-
 def _noise_key(digest: str, request: TextRequest) -> Key:
     return Key(
         kind="noise_floor",
-        inputs={"model": digest, **_inputs(request), "engine": engine_build()},
+        inputs={"model": digest, **request_inputs(request), "engine": engine_build()},
     )
-
-
-def _digested(name: str, value: list[Any]) -> dict[str, KeyValue]:
-    """Return count and digest of a list that is too long to stand in a key."""
-    text = json.dumps(value, sort_keys=True)
-    return {
-        f"{name}_count": len(value),
-        f"{name}_sha256": hashlib.sha256(text.encode()).hexdigest(),
-    }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pytest_quantgate.artifact import hardware, integrity
 from pytest_quantgate.artifact.files import open_regular
-from pytest_quantgate.client import BACKENDS, SPINS, START_SECONDS, Probe
+from pytest_quantgate.client import BACKENDS, START_SECONDS, Probe
 from pytest_quantgate.errors import MeasurementError, ProbeRefused
 from pytest_quantgate.probe import protocol
 from pytest_quantgate.records import (
@@ -28,7 +28,7 @@ from pytest_quantgate.records import (
     RequestTiming,
     TextRequest,
 )
-from pytest_quantgate.supervision import Deadline, shared_memory
+from pytest_quantgate.supervision import SPINS, Deadline, shared_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

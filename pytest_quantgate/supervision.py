@@ -9,6 +9,7 @@ import re
 import selectors
 import signal
 import subprocess
+import sysconfig
 import tempfile
 import time
 from pathlib import Path
@@ -28,6 +29,9 @@ LOG_LINES = 20
 
 LOG_LIMIT_BYTES = 16 * MEBIBYTE
 """How long the log may become before all but its tail is dropped."""
+
+SPINS = "1000"
+"""How often a thread of the engine looks for the others before it sleeps."""
 
 _LOG_TAIL_BYTES = 64 * 1024
 _LOG_LINE_CHARACTERS = 300
@@ -317,3 +321,23 @@ def _kernel_kills() -> tuple[int, ...]:
             match = re.search(r"^oom_kill (\d+)$", path.read_text("ascii"), re.MULTILINE)
             counts.append(int(match.group(1)) if match else 0)
     return tuple(counts)
+
+
+def probe_environment() -> dict[str, str]:
+    """Return the environment a probe starts with."""
+    environment = dict(os.environ)
+    # Without it, an assertion of the engine starts a debugger and waits for its backtrace.
+    environment["GGML_NO_BACKTRACE"] = "1"
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & environment.keys():
+        # The engine's threads meet some hundred times a token. GNU OpenMP lets the early one spin for
+        # milliseconds; on a busy machine it spins while the late one waits for its processor.
+        # Giving up after microseconds costs nothing on an idle machine and a factor of ten less there.
+        environment["GOMP_SPINCOUNT"] = SPINS
+    # A numpy.py or json.py in the folder that pytest happens to run in is none of the probe's.
+    environment["PYTHONSAFEPATH"] = "1"
+    # A package that was put on the path by hand (a checkout, pytest's `pythonpath`) is found there too.
+    home = Path(__file__).resolve().parents[1]
+    if str(home) not in {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}:
+        parts = [environment.get("PYTHONPATH", ""), str(home)]
+        environment["PYTHONPATH"] = os.pathsep.join(part for part in parts if part)
+    return environment
