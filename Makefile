@@ -47,7 +47,7 @@ $(VENV)/.demo: $(VENV)/.pip pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.demo pyproject.toml
-	$(BIN)/python -m pip install -q -e ".[demo,convert,nvidia,signing]" --group dev
+	$(BIN)/python -m pip install -q -e ".[demo,convert,lm-eval,nvidia,signing]" --group dev
 	@touch $@
 
 clean:

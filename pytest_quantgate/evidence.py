@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pytest_quantgate.artifact import corpus, files, integrity, source
 from pytest_quantgate.artifact.imatrix.domain import domain_warning
-from pytest_quantgate.cases import load_cases
+from pytest_quantgate.cases import named_cases
 from pytest_quantgate.errors import ArtifactError, MeasurementError
 from pytest_quantgate.gates.kld import KldSettings
 from pytest_quantgate.gatherer import Company
@@ -91,7 +91,7 @@ class CaseBench:
     @property
     def gate_id(self) -> str:
         """Id of the pytest item of the gate."""
-        return self._case.id
+        return f"{self._case.spec}::{self._case.id}"
 
     @property
     def candidate_name(self) -> str:
@@ -236,7 +236,7 @@ class CaseBench:
 
     def cases(self, name: str) -> tuple[Case, ...]:
         """Return the cases of a file named in the specification, or of a built-in set."""
-        return load_cases(self.file(name), shown=name)
+        return named_cases(name, self.file)
 
     @property
     def chosen_cases(self) -> frozenset[str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_quantgate.cases import load_cases
+from pytest_quantgate.cases import named_cases
 from pytest_quantgate.errors import MeasurementError, QuantgateError
 from pytest_quantgate.gates.accuracy import AccuracySettings
 from pytest_quantgate.gates.memory import MemorySettings
@@ -69,11 +69,24 @@ def test_cases(subject: Subject) -> Sequence[tuple[str, str]]:
         )
         raise _error(MeasurementError(message))
     try:
-        path = subject.loaded.runner.file(settings.cases)
-        cases = load_cases(path, shown=settings.cases)
+        cases = named_cases(settings.cases, subject.loaded.runner.file)
     except QuantgateError as error:
         raise _error(error) from None
-    return [(case.prompt, case.expected) for case in cases if case.prompt is not None]
+    # Whoever reads pairs looks for the one in what comes of the other; a pattern or a schema is not
+    # to be found in any output.
+    pairs = [
+        (case.prompt, case.expected)
+        for case in cases
+        if case.prompt is not None and case.match in ("contains", "exact")
+    ]
+    if not pairs:
+        message = (
+            f"{settings.cases} has no case with a `prompt` whose output is to contain a text or to be"
+            " one (match: contains or exact), so there are no pairs for test_cases; add such cases or"
+            " override the fixture"
+        )
+        raise _error(MeasurementError(message))
+    return pairs
 
 
 def max_memory_mb(subject: Subject) -> float | None:
@@ -137,7 +150,8 @@ def verdict(
     # The model of the project's own tests must not stand in the way of what is measured now.
     subject.session.release()
     try:
-        return runner.judge(runner.measure(case, overrides=overrides))
+        chosen = subject.session.selection.chosen(request.node)
+        return runner.judge(runner.measure(case, overrides=overrides, chosen_cases=chosen))
     except QuantgateError as error:
         raise _error(error, case=case) from None
     finally:

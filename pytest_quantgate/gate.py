@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pytest_quantgate import gates, stats
 from pytest_quantgate.artifact import catalog, hardware, source
-from pytest_quantgate.errors import MeasurementError
+from pytest_quantgate.errors import MeasurementError, QuantgateError
 from pytest_quantgate.evidence import CaseBench
 from pytest_quantgate.gates.checksum import ChecksumSettings
 from pytest_quantgate.gatherer import DEFAULT_TIMEOUT_SECONDS, Gatherer
@@ -102,8 +102,17 @@ class GateRunner:
         """Return the file of a model named in the specification, made if need be."""
         return self._preparer.prepare(model)
 
-    def bench(self, case: GateCase, *, literals: Mapping[str, float] | None = None) -> CaseBench:
-        """Return what answers a case's questions; ``literals`` replace the specification's."""
+    def bench(
+        self,
+        case: GateCase,
+        *,
+        literals: Mapping[str, float] | None = None,
+        chosen_cases: frozenset[str] = frozenset(),
+    ) -> CaseBench:
+        """Return what answers a case's questions; ``literals`` replace the specification's.
+
+        ``chosen_cases`` are the ids of the only cases to ask; empty for all of them.
+        """
         return CaseBench(
             case,
             preparer=self._preparer,
@@ -112,20 +121,39 @@ class GateRunner:
             roots=self._roots,
             literals=case.literals if literals is None else literals,
             checksum=self._checksums.get((case.model, case.variant)),
+            chosen_cases=chosen_cases,
         )
 
-    def measure(self, case: GateCase, *, overrides: Mapping[str, object] | None = None) -> Measured:
+    def case_ids(self, case: GateCase) -> frozenset[str] | None:
+        """Return the ids of the cases that a gate asks, none for a gate that asks no cases.
+
+        None means that they are known only when the gate is measured, or that they cannot be read, which
+        the gate will say.
+        """
+        try:
+            return gates.kinds()[case.gate].case_ids(case.settings, self.bench(case))
+        except QuantgateError:
+            return None
+
+    def measure(
+        self,
+        case: GateCase,
+        *,
+        overrides: Mapping[str, object] | None = None,
+        chosen_cases: frozenset[str] = frozenset(),
+    ) -> Measured:
         """Gather a case's evidence.
 
         ``overrides`` are the values of fixtures a project replaced: ``max_memory_mb`` sets the memory
-        gate's limit, ``baseline_metrics`` holds literal baseline figures.
+        gate's limit, ``baseline_metrics`` holds literal baseline figures. ``chosen_cases`` are the ids
+        of the only cases to ask; empty for all of them.
 
         Raises:
             QuantgateError: the evidence could not be had; never a verdict instead.
         """
         kind = gates.kinds()[case.gate]
         settings, literals = _overridden(case, kind, overrides or {})
-        bench = self.bench(case, literals=literals)
+        bench = self.bench(case, literals=literals, chosen_cases=chosen_cases)
         before = self._gatherer.measured
         started = time.perf_counter()
         evidence = kind.measure(settings, bench)
@@ -150,6 +178,12 @@ class GateRunner:
         if not judgement.checks:
             message = f"{case.id} was measured, but none of its limits could be judged"
             raise MeasurementError(message)
+        chosen = measured.bench.chosen_cases
+        if chosen:
+            asked = {answered.id for answered in judgement.cases}
+            if asked != chosen:
+                message = f"{case.id} cannot ask single cases; run it without --quantgate-case"
+                raise MeasurementError(message)
         outcome = stats.worst([check.outcome for check in judgement.checks])
         advice = judgement.advice
         if outcome is Outcome.FAIL:

@@ -98,11 +98,24 @@ OPTIONS = (
         help="Windows a committed baseline is measured on (default: 128)",
     ),
     Option(
+        name="answers",
+        kind="string",
+        default=None,
+        metavar="FILE",
+        help="Write every answered case of every gate to this file of JSON Lines, relative to the"
+        " rootdir",
+    ),
+    Option(
         name="required",
         kind="bool",
         default=False,
         help="Make tests that need --quantgate an error without it, instead of a skip",
     ),
+)
+
+CASE_HELP = (
+    "Ask only this case, by its id, of the gates that have it; other gates are deselected, and no"
+    " limit is judged"
 )
 
 
@@ -138,6 +151,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="SPEC",
         help="Gate the models of this specification: a YAML file, or a conftest.py that implements"
         " pytest_quantgate_spec (repeatable)",
+    )
+    # No twin in an ini: a run whose limits nobody judges must be asked for anew each time.
+    group.addoption(
+        "--quantgate-case",
+        dest="quantgate_cases",
+        action="append",
+        default=[],
+        metavar="ID",
+        help=CASE_HELP + " (repeatable)",
     )
     parser.addini(
         "quantgate_specs", "Specifications to gate in every run (--quantgate)", "linelist", []
@@ -211,6 +233,7 @@ def pytest_configure(config: pytest.Config) -> None:
         named = config.getini("quantgate_specs")
         folder = config.rootpath
     if not named:
+        _require_no_orphans(config)
         return
     specs: list[Path] = []
     for name in named:
@@ -230,9 +253,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
     from pytest_quantgate.session import QuantgateSession  # noqa: PLC0415 - active runs only
 
-    session = QuantgateSession(config, specs, options)
+    chosen = frozenset(config.getoption("quantgate_cases"))
+    session = QuantgateSession(config, specs, options, chosen_cases=chosen)
     config.stash[SESSION] = session
     config.pluginmanager.register(session, "quantgate-session")
+
+
+def _require_no_orphans(config: pytest.Config) -> None:
+    """Refuse arguments that would be ignored because nothing is gated."""
+    for flag, dest in (("case", "quantgate_cases"), ("answers", "quantgate_answers")):
+        if config.getoption(dest):
+            message = f"--quantgate-{flag}: name the specification with --quantgate SPEC"
+            raise pytest.UsageError(message)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -241,7 +241,7 @@ def detectable(
     return reach + _HIDDEN / population * values_sd
 
 
-def wilson_interval(successes: int, trials: int, *, confidence: float = CONFIDENCE) -> Interval:
+def wilson_interval(successes: float, trials: float, *, confidence: float = CONFIDENCE) -> Interval:
     """Return the Wilson score interval of a proportion (Wilson, JASA 22, 1927)."""
     from scipy import stats  # noqa: PLC0415 - see above
 

@@ -8,7 +8,16 @@ from typing import Annotated
 import typer
 
 from pytest_quantgate import __version__
-from pytest_quantgate.cli import catalogue, choose, convert, gates, guard, imatrix, quantize
+from pytest_quantgate.cli import (
+    catalogue,
+    choose,
+    compare,
+    convert,
+    gates,
+    guard,
+    imatrix,
+    quantize,
+)
 from pytest_quantgate.errors import QuantgateError
 
 app = typer.Typer(
@@ -35,7 +44,7 @@ def main_options(
     """Quality gates for quantized language models; `pytest --quantgate SPEC` runs them."""
 
 
-for _module in (gates, quantize, imatrix, convert, catalogue, choose, guard):
+for _module in (gates, compare, quantize, imatrix, convert, catalogue, choose, guard):
     _module.register(app)
 
 

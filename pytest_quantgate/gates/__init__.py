@@ -230,6 +230,14 @@ class Gate(ABC, Generic[SettingsT, EvidenceT]):
     def judge(self, settings: SettingsT, evidence: EvidenceT, bench: Bench) -> Judgement:
         """Hold the evidence against the limits. Pure: measures nothing."""
 
+    def case_ids(self, settings: SettingsT, bench: Bench) -> frozenset[str] | None:  # noqa: ARG002
+        """Return the ids of the cases it asks; None: they are known only when it is measured.
+
+        Raises:
+            QuantgateError: they cannot be read.
+        """
+        return frozenset()
+
     def sampled(self, settings: SettingsT, evidence: EvidenceT) -> Sampled | None:  # noqa: ARG002
         """Return the limits of a gate that draws from a text, as they are decided; None for others."""
         return None

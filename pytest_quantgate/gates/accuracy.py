@@ -1,199 +1,169 @@
-"""The critical use cases: share of cases whose greedy output is what was expected."""
+"""The critical use cases: share of cases whose output is what was expected."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pytest_quantgate import stats
-from pytest_quantgate.cases import Case, load_cases
+from pytest_quantgate import answers, flips
+from pytest_quantgate.answers import ANSWER_LIMITS, AnsweredSample, AnswerLimits
 from pytest_quantgate.errors import MeasurementError
 from pytest_quantgate.gates import Bench, Gate, GateSettings, Judgement, Role
-from pytest_quantgate.quantity import Points
-from pytest_quantgate.records import Check, GenerationRequest, Outcome, Output
+from pytest_quantgate.records import Answer, AnsweredCase, Decoding, GenerationRequest
 
-SHOWN_CASES = 10
-SHOWN_CHARACTERS = 300
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pytest_quantgate.cases import Case
+
+_METRIC = "accuracy"
 
 
-class AccuracySettings(GateSettings):
-    """Limits on the share of right answers and the cases it is measured on."""
+class AccuracySettings(AnswerLimits, GateSettings):
+    """Limits on the share of right answers, the cases it is measured on, and how they are answered."""
 
-    limit_names: ClassVar[tuple[str, ...]] = ("min", "max_drop")
+    limit_names: ClassVar[tuple[str, ...]] = ANSWER_LIMITS
 
-    cases: str = Field(min_length=1, description="JSON Lines file of cases")
-    min: float | None = Field(
-        default=None, ge=0, le=1, description="Lowest share of right answers accepted"
-    )
-    max_drop: Points | None = Field(
-        default=None,
-        description='Largest drop against the baseline, in percentage points, such as "2pp"',
+    cases: str = Field(
+        min_length=1, description="File of cases (.jsonl, .json, .yaml) or builtin:everyday"
     )
     max_tokens: int = Field(
         default=64, ge=1, description="Longest output in tokens where a case names none"
     )
     parallel: int = Field(default=64, ge=1, le=256, description="Cases decoded together")
+    temperature: float = Field(
+        default=0.0,
+        ge=0,
+        le=10,
+        description="0 takes the most probable token, above 0 one by chance",
+    )
+    top_k: int = Field(
+        default=0, ge=0, description="Chance chooses among so many most probable tokens; 0: all"
+    )
+    top_p: float = Field(
+        default=1.0, gt=0, le=1, description="Chance chooses among tokens of this probability"
+    )
+    repeats: int = Field(
+        default=1, ge=1, le=64, description="How often each case is answered; needs a temperature"
+    )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
-    """One case with a model's output and whether it is right."""
-
-    case: Case
-    output: Output
-    right: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AccuracyEvidence:
-    """Answers of the candidate and of the baseline, or the baseline's accuracy as a number."""
-
-    candidate: tuple[Answer, ...]
-    baseline: tuple[Answer, ...] | None
-    literal: float | None
-
-
-class AccuracyGate(Gate[AccuracySettings, AccuracyEvidence]):
-    """`min` and `max_drop` on the share of right answers.
-
-    The cases are the use cases that matter, not a sample of them, so their share is judged as it is;
-    the Wilson interval beside it says how far it would carry to other cases of the kind.
-    """
-
-    name = "accuracy"
-    settings = AccuracySettings
-    metric = "accuracy"
-
-    def needs_baseline(self, settings: AccuracySettings) -> bool:
-        """A drop compares with the baseline."""
-        return settings.max_drop is not None
-
-    def measure(self, settings: AccuracySettings, bench: Bench) -> AccuracyEvidence:
-        """Let the candidate answer all cases and, unless its accuracy is given, the baseline."""
-        cases = load_cases(bench.file(settings.cases), shown=settings.cases)
-        literal = bench.literals.get("accuracy") if self.needs_baseline(settings) else None
-        baseline = None
-        if self.needs_baseline(settings) and literal is None:
-            baseline = _answers("baseline", cases, settings, bench)
-        candidate = _answers("candidate", cases, settings, bench)
-        nobody_right = not any(answer.right for answer in candidate)
-        if baseline is not None and nobody_right and not any(answer.right for answer in baseline):
-            message = (
-                f"neither {bench.candidate_name} nor {bench.baseline_name} answers one of the"
-                f" {len(cases)} cases of {settings.cases} as expected: such cases cannot tell a good"
-                " variant from a broken one; check the expected answers and the chat template"
-            )
-            raise MeasurementError(message)
-        return AccuracyEvidence(candidate=candidate, baseline=baseline, literal=literal)
-
-    def judge(
-        self, settings: AccuracySettings, evidence: AccuracyEvidence, bench: Bench
-    ) -> Judgement:
-        """Hold the share of right answers and its drop against the limits."""
-        total = len(evidence.candidate)
-        right = sum(answer.right for answer in evidence.candidate)
-        share = right / total
-        reference = evidence.literal
-        flips: int | None = None
-        if evidence.baseline is not None:
-            reference = sum(answer.right for answer in evidence.baseline) / total
-            pairs = zip(evidence.candidate, evidence.baseline, strict=True)
-            flips = sum(own.right != base.right for own, base in pairs)
-        sample = f"{total} cases"
-        checks: list[Check] = []
-        if settings.min is not None:
-            checks.append(
-                Check(
-                    limit_name="min",
-                    statistic="accuracy",
-                    outcome=Outcome.PASS if share >= settings.min else Outcome.FAIL,
-                    value=share,
-                    interval=stats.wilson_interval(right, total),
-                    limit=settings.min,
-                    baseline=reference,
-                    sample=sample,
+    @model_validator(mode="after")
+    def _chance_needs_a_temperature(self) -> AccuracySettings:
+        for name, off in (("repeats", 1), ("top_k", 0), ("top_p", 1.0)):
+            if self.temperature == 0 and getattr(self, name) != off:
+                message = (
+                    f"`{name}` is about outputs that are drawn by chance, and without a `temperature`"
+                    " the most probable token is taken; give one above 0, or remove it"
                 )
-            )
-        if settings.max_drop is not None and reference is not None:
-            # Shares are multiples of 1/total: without slack 0.92 - 0.9 is more than 0.02.
-            drop = reference - share
-            within = drop <= settings.max_drop + 1e-9
-            checks.append(
-                Check(
-                    limit_name="max_drop",
-                    statistic="accuracy drop",
-                    outcome=Outcome.PASS if within else Outcome.FAIL,
-                    value=drop * 100,
-                    unit="pp",
-                    limit=settings.max_drop * 100,
-                    baseline=reference,
-                    sample=sample,
-                )
-            )
-        return Judgement(
-            headline=_headline(right, total, reference, checks, bench),
-            checks=tuple(checks),
-            findings=_wrong(evidence.candidate),
-            record={
-                "accuracy": share,
-                "right": right,
-                "cases": total,
-                "baseline_accuracy": reference,
-                "flips": flips,
-            },
+                raise ValueError(message)
+        return self
+
+    def decoding(self) -> Decoding:
+        """Return how the next token is chosen."""
+        return Decoding(
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+            seed=self.seed,
+            repeats=self.repeats,
         )
 
 
-def _answers(
-    role: Role, cases: tuple[Case, ...], settings: AccuracySettings, bench: Bench
-) -> tuple[Answer, ...]:
+class AccuracyGate(Gate[AccuracySettings, AnsweredSample]):
+    """`min`, `max_drop` and `max_flips` on answers to cases, all of them and those of a tag."""
+
+    name = "accuracy"
+    settings = AccuracySettings
+    metric = _METRIC
+
+    def needs_baseline(self, settings: AccuracySettings) -> bool:
+        """Drops and flips compare with the baseline."""
+        return settings.compares()
+
+    def measure(self, settings: AccuracySettings, bench: Bench) -> AnsweredSample:
+        """Let the candidate answer cases and, unless its accuracy is given, the baseline."""
+        cases = bench.cases(settings.cases)
+        literal = bench.literals.get(_METRIC) if self.needs_baseline(settings) else None
+        paired = self.needs_baseline(settings) and literal is None
+
+        def ask(asked: Sequence[Case]) -> Sequence[AnsweredCase]:
+            return _ask(asked, settings, bench, paired=paired)
+
+        return answers.draw_answers(settings, cases, ask, bench=bench, literal=literal)
+
+    def case_ids(self, settings: AccuracySettings, bench: Bench) -> frozenset[str]:
+        """Return the ids of the cases of the file."""
+        return frozenset(case.id for case in bench.cases(settings.cases))
+
+    def judge(
+        self, settings: AccuracySettings, evidence: AnsweredSample, bench: Bench
+    ) -> Judgement:
+        """Hold the share of right answers, its drop and the flips against the limits."""
+        found = answers.judge_answers(settings, evidence, bench)
+        return Judgement(
+            headline=found.headline,
+            checks=found.checks,
+            findings=(*found.findings, *flips.listing(evidence.cases, bench), *bench.notes),
+            record=found.record,
+            warn=found.warn,
+            cases=evidence.cases,
+        )
+
+
+def _ask(
+    cases: Sequence[Case], settings: AccuracySettings, bench: Bench, *, paired: bool
+) -> Sequence[AnsweredCase]:
+    """Return the cases as the models answer them, flipped ones with the token at which they part."""
+    prompts = tuple(case.to_prompt(max_tokens=settings.max_tokens) for case in cases)
     request = GenerationRequest(
-        prompts=tuple(case.to_prompt(max_tokens=settings.max_tokens) for case in cases),
-        parallel=settings.parallel,
+        prompts=prompts, parallel=settings.parallel, decoding=settings.decoding()
     )
-    outputs = bench.generation(role, request).outputs
-    return tuple(
-        Answer(case=case, output=output, right=case.matches(output.text))
-        for case, output in zip(cases, outputs, strict=True)
-    )
-
-
-def _headline(
-    right: int, total: int, reference: float | None, checks: list[Check], bench: Bench
-) -> str:
-    text = f"accuracy {right / total:.1%} ({right} of {total} cases)"
-    failed = [check for check in checks if check.outcome is Outcome.FAIL]
-    for check in failed or checks:
-        if check.limit_name == "min":
-            sign = "<" if failed else ">="
-            text += f" {sign} min {check.limit:.1%}"
-        else:
-            sign = ">" if failed else "<="
-            text += f", drop {check.value:.1f} pp {sign} max_drop {check.limit:g} pp"
-    if reference is not None:
-        text += f"; {bench.baseline_name} {reference:.1%}"
-    return text
-
-
-def _wrong(answers: tuple[Answer, ...]) -> tuple[str, ...]:
-    wrong = [answer for answer in answers if not answer.right]
-    lines = [
-        f"{answer.case.id}: prompt {_short(answer.case.question)},"
-        f" expected ({answer.case.match}) {_short(answer.case.expected)},"
-        f" got {_short(answer.output.text)}"
-        for answer in wrong[:SHOWN_CASES]
+    base = _answers("baseline", cases, request, bench) if paired else [None] * len(cases)
+    own = _answers("candidate", cases, request, bench)
+    answered = [
+        AnsweredCase(
+            id=case.id,
+            question=case.question,
+            expected=case.expected,
+            candidate=candidate,
+            baseline=baseline,
+            tags=case.tags,
+            weight=case.weight,
+        )
+        for case, candidate, baseline in zip(cases, own, base, strict=True)
     ]
-    if len(wrong) > SHOWN_CASES:
-        lines.append(f"... and {len(wrong) - SHOWN_CASES} more failing cases")
-    return tuple(lines)
+    if settings.temperature > 0 or not paired:
+        return answered
+    return flips.with_partings(answered, {prompt.id: prompt for prompt in prompts}, bench)
 
 
-def _short(text: str) -> str:
-    if len(text) > SHOWN_CHARACTERS:
-        text = text[:SHOWN_CHARACTERS] + "..."
-    return repr(text)
+def _answers(
+    role: Role, cases: Sequence[Case], request: GenerationRequest, bench: Bench
+) -> list[Answer]:
+    """Return one model's answer to each case, right by the share of its repeats that are right."""
+    outputs = bench.generation(role, request).outputs
+    repeats = request.decoding.repeats
+    if len(outputs) != repeats * len(cases):
+        message = (
+            f"{len(outputs)} outputs came back for {len(cases)} cases, each answered"
+            f" {repeats} times: what is missing cannot be judged"
+        )
+        raise MeasurementError(message)
+    found = []
+    for number, case in enumerate(cases):
+        own = outputs[number * repeats : (number + 1) * repeats]
+        matches = [case.judge(output.text) for output in own]
+        found.append(
+            Answer(
+                right=sum(match.ok for match in matches) / repeats,
+                output=own[0].text,
+                reason=matches[0].reason,
+                finish=own[0].finish,
+                token_ids=own[0].token_ids,
+            )
+        )
+    return found
 
 
 GATE = AccuracyGate()

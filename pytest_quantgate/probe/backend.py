@@ -33,16 +33,28 @@ class ContextShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Tokens to process in one call; four arrays of one length.
+    """Tokens to process in one call; arrays of one length.
 
     ``positions`` count from 0 within each sequence; ``outputs`` flags the tokens whose logits are
-    wanted.
+    wanted. With ``spans`` each token belongs to so many sequences, from its own on, which must have
+    been equal up to it; only sequences that share one pool of cells can have tokens in common.
     """
 
     tokens: NDArray[np.int32]
     positions: NDArray[np.int32]
     sequences: NDArray[np.int32]
     outputs: NDArray[np.int8]
+    spans: NDArray[np.int32] | None = None
+
+    def part(self, start: int, end: int) -> Batch:
+        """Return the tokens from place ``start`` up to place ``end``."""
+        return Batch(
+            tokens=self.tokens[start:end],
+            positions=self.positions[start:end],
+            sequences=self.sequences[start:end],
+            outputs=self.outputs[start:end],
+            spans=None if self.spans is None else self.spans[start:end],
+        )
 
 
 class Session(Protocol):
@@ -74,6 +86,23 @@ class Session(Protocol):
 
     def close(self) -> None:
         """Free the memory; the session is of no use afterwards."""
+
+
+class Grammar(Protocol):
+    """What has been accepted of one text that must follow rules, and what may come next."""
+
+    def allowed(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Tell which of these tokens may come next."""
+
+    def accept(self, token: int) -> None:
+        """Go on with a token that is no end of generation.
+
+        Raises:
+            ProbeRefused: it is not allowed.
+        """
+
+    def close(self) -> None:
+        """Free the memory; the grammar is of no use afterwards."""
 
 
 class Backend(Protocol):
@@ -124,6 +153,13 @@ class Backend(Protocol):
 
         Raises:
             ProbeRefused: the model brings no template, or its template rejects the messages.
+        """
+
+    def grammar(self, json_schema: str) -> Grammar:
+        """Return the rules of a JSON Schema, given as text, for one text.
+
+        Raises:
+            ProbeRefused: the engine has no rules for this schema.
         """
 
     def open(self, shape: ContextShape) -> Session:

@@ -19,6 +19,7 @@ from llama_cpp import llama_cpp as native
 
 from pytest_quantgate.artifact.engine import set_parameters
 from pytest_quantgate.errors import ProbeOutOfMemory, ProbeRefused
+from pytest_quantgate.probe.grammar import LlamaGrammar
 from pytest_quantgate.probe.native_log import NativeLog
 from pytest_quantgate.records import ModelFacts
 
@@ -225,6 +226,16 @@ class LlamaBackend:
         render: Any = formatter
         return lambda messages: str(render(messages=messages).prompt)
 
+    def grammar(self, json_schema: str) -> LlamaGrammar:
+        """Return the grammar of a JSON Schema, for one text."""
+        return LlamaGrammar(self._loaded.vocab, json_schema, withheld=self._controls, log=self._log)
+
+    @functools.cached_property
+    def _controls(self) -> NDArray[np.bool_]:
+        """Flags of the control tokens, but for those that end a generation."""
+        tokens = range(self._loaded.facts.vocabulary)
+        return np.array([self.is_control(token) and not self.is_end(token) for token in tokens])
+
     def open(self, shape: ContextShape) -> LlamaSession:
         """Open a context for this many sequences of this length."""
         return LlamaSession(self._loaded, shape, self._log)
@@ -272,7 +283,7 @@ class LlamaSession:
             raise _failure(what, log)
         self._vocabulary = loaded.facts.vocabulary
         self._memory = native.llama_get_memory(self._context)
-        self._batch = _NativeBatch(self._limit)
+        self._batch = _NativeBatch(self._limit, shape.sequences)
 
     @property
     def batch_limit(self) -> int:
@@ -323,21 +334,21 @@ class LlamaSession:
 
 
 class _NativeBatch:
-    """A `llama_batch` over numpy arrays, so that filling it is four copies and no loop."""
+    """A `llama_batch` over numpy arrays, so that filling it is a few copies and no loop."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, sequences: int) -> None:
         self._tokens = np.zeros(limit, dtype=np.int32)
         self._positions = np.zeros(limit, dtype=np.int32)
-        self._sequences = np.zeros(limit, dtype=np.int32)
         self._outputs = np.zeros(limit, dtype=np.int8)
-        self._ones = np.ones(limit, dtype=np.int32)
-        # Each token has a list of sequences; all lists have one entry, and lie side by side.
-        self._lists = self._sequences.ctypes.data + 4 * np.arange(limit, dtype=np.uintp)
+        self._counts = np.ones(limit, dtype=np.int32)
+        # Each token has a list of sequences that follow one another: a stretch of this one list.
+        self._numbers = np.arange(sequences, dtype=np.int32)
+        self._lists = np.full(limit, self._numbers.ctypes.data, dtype=np.uintp)
         self._struct = native.llama_batch()
         for name, array in (
             ("token", self._tokens),
             ("pos", self._positions),
-            ("n_seq_id", self._ones),
+            ("n_seq_id", self._counts),
             ("seq_id", self._lists),
             ("logits", self._outputs),
         ):
@@ -346,10 +357,19 @@ class _NativeBatch:
 
     def fill(self, batch: Batch) -> Any:  # noqa: ANN401 - a ctypes structure
         count = len(batch.tokens)
+        counts = 1 if batch.spans is None else batch.spans
+        last = int((batch.sequences + counts).max())
+        if int(batch.sequences.min()) < 0 or last > len(self._numbers) or np.min(counts) < 1:
+            # The engine would read past the list.
+            message = (
+                f"a batch for sequences up to {last - 1}; the context has {len(self._numbers)}"
+            )
+            raise ProbeRefused(message)
         self._tokens[:count] = batch.tokens
         self._positions[:count] = batch.positions
-        self._sequences[:count] = batch.sequences
         self._outputs[:count] = batch.outputs
+        self._counts[:count] = counts
+        self._lists[:count] = self._numbers.ctypes.data + 4 * batch.sequences.astype(np.uintp)
         self._struct.n_tokens = count
         return self._struct
 

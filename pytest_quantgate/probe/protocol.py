@@ -165,11 +165,8 @@ def _rebuild(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401 - any
         if value not in get_args(kind):
             raise _wrong(where, f"one of {get_args(kind)}", value)
         return value
-    if origin is tuple:
-        if not isinstance(value, list | tuple):
-            raise _wrong(where, "a list", value)
-        element = get_args(kind)[0]
-        return tuple(_rebuild(element, item, f"{where}[{i}]") for i, item in enumerate(value))
+    if origin is tuple or origin is Mapping:
+        return _rebuild_many(kind, value, where)
     if origin is Union or isinstance(kind, types.UnionType):
         if value is None and types.NoneType in get_args(kind):
             return None
@@ -178,6 +175,17 @@ def _rebuild(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401 - any
     if dataclasses.is_dataclass(kind):
         return _rebuild_record(kind, value, where)
     return _scalar(kind, value, where)
+
+
+def _rebuild_many(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401 - as its caller
+    element = get_args(kind)[-1] if get_origin(kind) is Mapping else get_args(kind)[0]
+    if get_origin(kind) is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong(where, "a list", value)
+        return tuple(_rebuild(element, item, f"{where}[{i}]") for i, item in enumerate(value))
+    if not isinstance(value, Mapping):
+        raise _wrong(where, "an object", value)
+    return {key: _rebuild(element, item, f"{where}[{key!r}]") for key, item in value.items()}
 
 
 def _rebuild_record(kind: Any, value: object, where: str) -> Any:  # noqa: ANN401 - as its caller

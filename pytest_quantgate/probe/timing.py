@@ -9,7 +9,7 @@ import numpy as np
 
 from pytest_quantgate.errors import ProbeRefused
 from pytest_quantgate.probe.backend import Batch, ContextShape
-from pytest_quantgate.probe.generation import greedy
+from pytest_quantgate.probe.token_choice import greedy
 from pytest_quantgate.records import RequestTiming
 
 if TYPE_CHECKING:

@@ -27,13 +27,17 @@ class HarnessRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HarnessDocument:
-    """One document of a task: what was asked and expected, what came, and its figure of each metric."""
+    """One document of a task: what was asked and expected, what came, and its figure of each metric.
+
+    ``choices`` is the number of answers it chooses from, 0 where it writes its own.
+    """
 
     id: str
     question: str
     expected: str
     output: str
     metrics: Mapping[str, float]
+    choices: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -193,9 +193,14 @@ class ChoiceQuestion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChoiceRequest:
-    """Ask how likely each answer of each question is."""
+    """Ask how likely each answer of each question is.
+
+    ``together`` questions that follow one another are decoded as one batch, which is in the low bits of
+    their scores; with 1 a score depends on its own question alone.
+    """
 
     questions: tuple[ChoiceQuestion, ...]
+    together: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

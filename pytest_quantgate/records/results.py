@@ -216,8 +216,9 @@ class ContinuationScores:
 class ChoiceScore:
     """Likelihood of one answer.
 
-    ``nll`` is the sum over all tokens of the answer and its tail, ``own_nll`` the sum over the
-    ``own_tokens`` that llama.cpp scores: those after what all answers of the question begin with alike.
+    ``nll`` is the sum over all tokens of the answer, or of its tail where the question has one.
+    ``own_nll`` is the sum over the ``own_tokens`` that llama.cpp scores: those after what all answers of
+    the question begin with alike; of a tail, all but its last token.
     """
 
     nll: float

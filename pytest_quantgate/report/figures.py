@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pytest_quantgate.records import Check, Interval
 
-SHARES = frozenset({"accuracy", "same top token"})
+SHARES = frozenset({"same top token"})
 
 LOWER_BOUND = " (lower bound)"
 """What the name of a statistic ends in whose true value can only be higher."""
@@ -53,8 +53,11 @@ def limit(check: Check) -> str:
     """Return the limit with its key, such as ``max_ratio 1.1``."""
     if check.limit_text or check.limit is None:
         return check.limit_text
-    if check.statistic in SHARES:
-        return f"{check.limit_name} {check.limit:.4g}"
+    if _is_share(check):
+        # As a specification has them: shares from below as numbers, from above as percentages.
+        above = check.limit_name.startswith("max")
+        written = _percent(check.limit) if above else f"{check.limit:.4g}"
+        return f"{check.limit_name} {written}"
     return f"{check.limit_name} {check.limit:g}" + ("pp" if check.unit == "pp" else "")
 
 
@@ -62,7 +65,7 @@ def baseline(check: Check) -> str:
     """Return the baseline's own figure, which for a ratio is what it was divided by."""
     if check.baseline is None:
         return ""
-    if check.statistic.startswith("accuracy"):
+    if _is_share(check) or check.unit == "pp":
         return f"{check.baseline:.1%}"
     if check.statistic.startswith("peak"):
         return f"{check.baseline:.1f} MiB"
@@ -74,7 +77,7 @@ def baseline(check: Check) -> str:
 def quantity(number: float, check: Check) -> str:
     """Return a number of a check with its unit."""
     text = _bare(number, check)
-    if check.statistic in SHARES:
+    if _is_share(check):
         return f"{text}%"
     return f"{text} {check.unit}" if check.unit else text
 
@@ -97,11 +100,15 @@ def _percent(share: float) -> str:
 
 
 def _bare(number: float, check: Check) -> str:
-    if check.statistic in SHARES:
+    if _is_share(check):
         return f"{number * 100:.1f}"
     if check.unit in ("MiB", "pp", "ms", "tokens/s"):
         return f"{number:.1f}"
     return _four_digits(number) if number >= 1 or _is_small(check) else f"{number:.3f}"
+
+
+def _is_share(check: Check) -> bool:
+    return check.unit == "share" or check.statistic in SHARES
 
 
 def _is_small(check: Check) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 from pytest_quantgate.records import Outcome
@@ -33,7 +34,8 @@ def _body(verdict: Verdict) -> list[str]:
         if sure := figures.confidence(check):
             line += f", {sure}"
         lines.append(f"{line} ({check.sample}): {check.outcome.value}")
-    lines.extend(f"  {finding}" for finding in verdict.findings)
+    # A finding may have several lines, of which the later ones keep their place below the first.
+    lines.extend(indent(finding, "  ") for finding in verdict.findings)
     lines.extend(f"  advice: {advice}" for advice in verdict.advice)
     if verdict.stored:
         lines.append("  all figures are stored measurements; --quantgate-remeasure measures anew")

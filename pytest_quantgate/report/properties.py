@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 from typing import TYPE_CHECKING
@@ -15,10 +16,16 @@ from pytest_quantgate.records import Verdict
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from pytest_quantgate.records import Location
+    from pytest_quantgate.records import Answer, AnsweredCase, Location
 
 PREFIX = "quantgate."
 RECORD = "quantgate.record"
+
+CARRIED_FLIPS = 50
+"""Flips that a record holds; `--quantgate-answers` writes all answers."""
+
+CARRIED_CHARACTERS = 2000
+"""Longest text of a flip in a record."""
 
 Property = tuple[str, object]
 
@@ -42,9 +49,18 @@ def key_of(properties: Iterable[Property]) -> tuple[str, str, str] | None:
 
 
 def of_verdict(verdict: Verdict) -> list[Property]:
-    """Return flat figures for people and tools, and the whole verdict as one JSON string."""
+    """Return flat figures for people and tools, and the verdict as one JSON string.
+
+    Of the answered cases it has those that flipped, at most `CARRIED_FLIPS`, with long texts cut:
+    properties are written into XML and held by every report.
+    """
     properties = of_case(verdict.key, verdict.location)
     properties.append(("quantgate.verdict", verdict.outcome.value))
+    if any(case.baseline is not None for case in verdict.cases):
+        flips = [case.flip for case in verdict.cases]
+        properties.extend(
+            (f"quantgate.flips.{way}", flips.count(way)) for way in ("lost", "gained")
+        )
     for check in verdict.checks:
         name = f"quantgate.{check.limit_name}"
         figures: list[Property] = [
@@ -53,12 +69,37 @@ def of_verdict(verdict: Verdict) -> list[Property]:
             (f"{name}.baseline", check.baseline),
         ]
         properties.extend((key, value) for key, value in figures if value is not None)
-    plain = dataclasses.asdict(verdict)
+    flipped = (case for case in verdict.cases if case.flip is not None)
+    carried = tuple(_cut(case) for case in itertools.islice(flipped, CARRIED_FLIPS))
+    plain = dataclasses.asdict(dataclasses.replace(verdict, cases=carried))
     for check in plain["checks"]:
         if check["interval"] is not None:
             check["interval"] = {name: _written(each) for name, each in check["interval"].items()}
     properties.append((RECORD, json.dumps(plain, allow_nan=False)))
     return properties
+
+
+def _cut(case: AnsweredCase) -> AnsweredCase:
+    """Return a case without what only its export needs whole."""
+    baseline = case.baseline
+    return dataclasses.replace(
+        case,
+        question=case.question[:CARRIED_CHARACTERS],
+        expected=case.expected[:CARRIED_CHARACTERS],
+        candidate=_cut_answer(case.candidate),
+        baseline=None if baseline is None else _cut_answer(baseline),
+        parting=case.parting
+        and dataclasses.replace(case.parting, common=case.parting.common[-CARRIED_CHARACTERS:]),
+    )
+
+
+def _cut_answer(answer: Answer) -> Answer:
+    return dataclasses.replace(
+        answer,
+        output=answer.output[:CARRIED_CHARACTERS],
+        reason=answer.reason[:CARRIED_CHARACTERS],
+        token_ids=(),
+    )
 
 
 def _written(bound: float | None) -> float | str | None:

@@ -15,7 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
-from pytest_quantgate.artifact.catalog import QUANTIZATION_TYPES, TENSOR_TYPES_BY_NAME
+from pytest_quantgate.artifact.catalog import (
+    QUANTIZATION_TYPES,
+    TENSOR_TYPES_BY_NAME,
+    did_you_mean,
+)
+from pytest_quantgate.cases import BUILTIN_SETS
 from pytest_quantgate.gates import GateSettings, kinds
 from pytest_quantgate.spec.document import Document, Keys
 from pytest_quantgate.spec.model import BUILTIN_CORPUS, shape_at
@@ -32,7 +37,14 @@ _LOGITS_FILE = "logits_file"
 """The key of a gate that takes the baseline's predictions from a file."""
 _TEXT_KEYS = frozenset({"corpus", "imatrix", "text"})
 """Keys that may name the built-in text."""
-_FILE_KEYS = frozenset({"source", "cases", "sums", "file", _LOGITS_FILE}) | _TEXT_KEYS
+_CASES = "cases"
+"""The key that may name a built-in set of cases."""
+_FILE_KEYS = (
+    frozenset(
+        {"source", "sums", "file", "tasks", "task", "folder", "prompts", _CASES, _LOGITS_FILE}
+    )
+    | _TEXT_KEYS
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +275,9 @@ def _file_name(key: str, value: str, bounds: Bounds) -> str | None:
     if scheme[1] == "package":
         return _package(key, value)
     if scheme[1] == "builtin":
+        if key == _CASES:
+            hint = did_you_mean(value, BUILTIN_SETS) or f"; there is {', '.join(BUILTIN_SETS)}"
+            return None if value in BUILTIN_SETS else f"no built-in set of cases {value!r}{hint}"
         if key not in _TEXT_KEYS:
             return f"{key!r} names a file, and {value!r} is a built-in text"
         known = f"the built-in text is {BUILTIN_CORPUS!r}"

@@ -66,6 +66,7 @@ def tables() -> dict[str, str]:
     found |= {name.lower(): _keys(definitions[name]) for name in PARTS}
     recipe = _mapping_of(definitions["Variant"], "quantize")
     found |= {"quantize": _keys(recipe), "imatrix": _keys(_mapping_of(recipe, "imatrix"))}
+    found["slice"] = _keys(definitions["SliceLimits"])
     for name, kind in kinds().items():
         settings = definitions[kind.settings.__name__]
         found[f"gate-{name}"] = _keys(settings, limits=kind.settings.limit_names)
@@ -119,6 +120,8 @@ def _value(value: Mapping[str, Any]) -> str:
     for fits, name in named:
         if fits:
             return name
+    if value.get("type") == "array":
+        return f"list of {_value(value['items'])}"
     if "enum" in value:
         return " or ".join(f"`{each}`" for each in value["enum"])
     text = TYPES[value["type"]]
@@ -128,6 +131,7 @@ def _value(value: Mapping[str, Any]) -> str:
 
 def _options() -> str:
     rows = [("`--quantgate SPEC`", "`quantgate_specs`", "A specification to gate; repeatable")]
+    rows.append(("`--quantgate-case ID`", "", f"{plugin.CASE_HELP}; repeatable"))
     for option in plugin.OPTIONS:
         flag = option.flag if option.kind == "bool" else f"{option.flag} {option.metavar}"
         help_text = option.help

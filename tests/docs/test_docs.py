@@ -92,6 +92,7 @@ def test_every_room_is_described() -> None:
 
 SPECS = [block for block in blocks("yaml") if "quantgate: 1" in block.text]
 SNIPPETS = [block for block in blocks("yaml") if block.name == "snippet"]
+CASE_FILES = [block for block in blocks("yaml", "json") if block.name.startswith("cases/")]
 
 
 @pytest.mark.parametrize("block", SPECS, ids=str)
@@ -122,7 +123,8 @@ def test_code_has_a_form_that_is_checked(block: Block) -> None:
     if block.language == "python":
         compile(block.text, str(block), "exec")
     elif block.language == "yaml":
-        assert block in SPECS or block in SNIPPETS or "jobs" in yaml.safe_load(block.text)
+        known = block in SPECS or block in SNIPPETS or block in CASE_FILES
+        assert known or "jobs" in yaml.safe_load(block.text)
     assert block.name or block.language == "toml"
 
 
@@ -135,7 +137,16 @@ def test_the_case_file_loads(tmp_path: Path) -> None:
     cases = load_cases(path, shown="cases.jsonl")
 
     assert [case.match for case in cases] == ["contains", "contains", "regex", "exact"]
-    assert cases[2].matches("Order no. 4711 was sent")
+    assert cases[2].judge("Order no. 4711 was sent").ok
+
+
+@pytest.mark.parametrize("block", CASE_FILES, ids=str)
+def test_case_files_load(block: Block, tmp_path: Path) -> None:
+    """Every file of cases that is shown is one, in the format of its name."""
+    path = tmp_path / block.name.replace("/", "-")
+    path.write_text(block.text, encoding="utf-8")
+
+    assert load_cases(path, shown=block.name)
 
 
 def commands() -> list[tuple[str, str]]:

@@ -64,6 +64,13 @@ VALUES = [
         "32",
         "128",
     ),
+    (
+        "answers",
+        ["--quantgate-answers=out.jsonl"],
+        "quantgate_answers = out.jsonl",
+        "'out.jsonl'",
+        "None",
+    ),
     ("required", ["--quantgate-required"], "quantgate_required = true", "True", "False"),
 ]
 

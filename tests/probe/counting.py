@@ -58,6 +58,7 @@ class CountingSession:
         self.batch_limit = batch
         self.histories: list[list[int]] = [[] for _ in range(shape.sequences)]
         self.batches: list[int] = []
+        self.copies: list[tuple[int, int]] = []
         self.closed = False
         self._damage = damage
 
@@ -82,8 +83,16 @@ class CountingSession:
         logits = np.zeros((len(wanted), self._vocabulary), dtype=np.float32)
         logits[np.arange(len(wanted)), (wanted + 1) % self._vocabulary] = self._certainty
         if self._damage == "nan" and len(self.batches) > 1:
-            logits[0, 0] = np.nan
+            logits[:1, 0] = np.nan
         return logits
+
+    def copy(self, source: int, target: int) -> None:
+        """Continue one sequence's tokens in another one, which must be empty."""
+        if self.histories[target]:
+            message = f"sequence {target} is not empty: {self.histories[target]}"
+            raise RuntimeError(message)
+        self.histories[target].extend(self.histories[source])
+        self.copies.append((source, target))
 
     def forget(self, sequence: int) -> None:
         """Empty one sequence."""
@@ -99,6 +108,31 @@ class CountingSession:
         self.closed = True
 
 
+class CountingGrammar:
+    """Allows the bytes of a word one after the other, then the end; ``"..."`` allows nothing."""
+
+    def __init__(self, word: bytes) -> None:
+        """Wait for the first byte."""
+        self._rest = word
+        self.closed = False
+
+    def allowed(self, tokens: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Tell which tokens are the next byte."""
+        fit: NDArray[np.bool_] = tokens == (self._rest[0] if self._rest else END)
+        return fit & (self._rest != b"...")
+
+    def accept(self, token: int) -> None:
+        """Wait for the byte after it."""
+        if not self.allowed(np.array([token], dtype=np.int32))[0]:
+            message = f"{token} is not allowed, {self._rest!r} is waited for"
+            raise RuntimeError(message)
+        self._rest = self._rest[1:]
+
+    def close(self) -> None:
+        """Note it."""
+        self.closed = True
+
+
 class CountingBackend:
     """Counts, unless the file name says otherwise."""
 
@@ -110,6 +144,7 @@ class CountingBackend:
         self.add_bos = add_bos
         self.add_eos = add_eos
         self.sessions: list[CountingSession] = []
+        self.grammars: list[CountingGrammar] = []
         self.tokenized: list[str] = []
         self._batch = 2048
         self._damage = ""
@@ -182,6 +217,15 @@ class CountingBackend:
     def chat(self, messages: Sequence[Message]) -> str:
         """Write BOS and the last message."""
         return "<s>" + messages[-1].content
+
+    def grammar(self, json_schema: str) -> CountingGrammar:
+        """Return rules that allow the text of the "schema" alone; an empty one is refused."""
+        if not json_schema:
+            message = "no rules for nothing"
+            raise ProbeRefused(message)
+        grammar = CountingGrammar(json_schema.encode())
+        self.grammars.append(grammar)
+        return grammar
 
     def open(self, shape: ContextShape) -> Session:
         """Open a session."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from pytest_quantgate.cases import load_cases
+from pytest_quantgate.cases import named_cases
 from pytest_quantgate.records import (
     ChoiceScores,
     ContinuationScores,
@@ -208,8 +208,8 @@ class StubBench:
         return Generation(outputs=outputs, seconds=0.5)
 
     def cases(self, name: str) -> tuple[Case, ...]:
-        """Return the cases of a file in the test's folder."""
-        return load_cases(self.folder / name, shown=name)
+        """Return the cases of a file in the test's folder, or of a built-in set."""
+        return named_cases(name, self.file)
 
     def next_tokens(self, role: Role, request: NextTokensRequest) -> NextTokens:
         """Return the prepared chances, in the order of the beginnings."""

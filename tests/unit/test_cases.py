@@ -9,15 +9,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_quantgate.cases import Case, cases_digest, load_cases
+from pytest_quantgate.cases import Case, load_cases
 from pytest_quantgate.errors import ArtifactError, SpecError
+from pytest_quantgate.matchers import matcher_for
 from pytest_quantgate.records import Message, Prompt
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 GOOD = '{"prompt": "2 + 2 =", "expected": "4"}'
-A_CASE_HAS = "a case has id, prompt, messages, expected, match, max_tokens, stop"
+A_CASE_HAS = (
+    "a case has id, prompt, messages, expected, match, json_schema, options, absolute, relative, which,"
+    " notation, max_tokens, stop, tags, weight"
+)
 
 
 def load(folder: Path, content: str | bytes) -> tuple[Case, ...]:
@@ -38,17 +42,16 @@ def problems(folder: Path, content: str | bytes) -> list[str]:
     ]
 
 
-def case(expected: str, match: str = "contains") -> Case:
-    """Return a case with this expectation."""
-    return Case(
-        id="one",
-        prompt="2 + 2 =",
-        messages=(),
-        expected=expected,
-        match=match,  # type: ignore[arg-type]
-        max_tokens=None,
-        stop=(),
-    )
+def load_one(folder: Path, **keys: object) -> Case:
+    """Load a file with one case of these keys, and a prompt."""
+    (only,) = load(folder, json.dumps({"prompt": "2 + 2 =", **keys}))
+    return only
+
+
+def problem(folder: Path, **keys: object) -> str:
+    """Return what is wrong with a case of these keys, and a prompt."""
+    (only,) = problems(folder, json.dumps({"prompt": "2 + 2 =", **keys}))
+    return only.removeprefix("1:1 ")
 
 
 # --- right files -----------------------------------------------------------------------------------
@@ -66,6 +69,8 @@ def test_a_line_with_all_keys(tmp_path: Path) -> None:
         "match": "regex",
         "max_tokens": 8,
         "stop": ["\n", "."],
+        "tags": ["facts", "english"],
+        "weight": 2,
     }
 
     assert load(tmp_path, json.dumps(line)) == (
@@ -78,8 +83,11 @@ def test_a_line_with_all_keys(tmp_path: Path) -> None:
             ),
             expected="^Paris",
             match="regex",
+            matcher=matcher_for("regex", "^Paris"),
             max_tokens=8,
             stop=("\n", "."),
+            tags=("facts", "english"),
+            weight=2.0,
         ),
     )
 
@@ -88,15 +96,10 @@ def test_a_line_with_the_least(tmp_path: Path) -> None:
     """A prompt and an answer are a case: matched by `contains`, named for its line."""
     (only,) = load(tmp_path, GOOD)
 
-    assert only == case("4").__class__(
-        id="line-1",
-        prompt="2 + 2 =",
-        messages=(),
-        expected="4",
-        match="contains",
-        max_tokens=None,
-        stop=(),
+    assert only == Case(
+        id="line-1", prompt="2 + 2 =", expected="4", matcher=matcher_for("contains", "4")
     )
+    assert (only.match, only.tags, only.weight) == ("contains", (), 1.0)
 
 
 @pytest.mark.parametrize(
@@ -126,37 +129,90 @@ def test_any_text_survives_the_file(tmp_path_factory: pytest.TempPathFactory, te
 
 # --- right outputs ---------------------------------------------------------------------------------
 
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+}
+
 
 @pytest.mark.parametrize(
-    ("match", "expected", "output", "right"),
+    ("keys", "output", "right"),
     [
-        ("contains", "paris", "It is PARIS.", True),
-        ("contains", "STRASSE", "Hauptstra\u00dfe 1", True),
-        ("contains", "Paris", "It is Par is.", False),
-        ("contains", "4", "", False),
-        ("exact", "Paris", " Paris\n", True),
-        ("exact", " Paris ", "Paris", True),
-        ("exact", "Paris", "paris", False),
-        ("exact", "Paris", "Paris.", False),
-        ("regex", r"^\s*4\b", "\n4.", True),
-        ("regex", r"a.b", "a\nb", True),
-        ("regex", r"^Paris$", "in Paris", False),
-        ("regex", r"paris", "Paris", False),
-        ("regex", r"(?i)paris", "Paris", True),
+        ({"expected": "paris"}, "It is PARIS.", True),
+        ({"expected": "Paris"}, "It is Par is.", False),
+        ({"expected": "Paris", "match": "exact"}, " Paris\n", True),
+        ({"expected": "Paris", "match": "exact"}, "Paris.", False),
+        ({"expected": r"a.b", "match": "regex"}, "a\nb", True),
+        ({"expected": r"^Paris$", "match": "regex"}, "in Paris", False),
+        ({"expected": 4, "match": "number"}, "2 + 2 = 4.0", True),
+        ({"expected": 4, "match": "number"}, "5", False),
+        ({"expected": "4", "match": "number", "absolute": 1}, "5", True),
+        ({"expected": 4, "match": "number", "relative": 0.2}, "5", False),
+        ({"expected": 4, "match": "number", "which": "first"}, "4, then 5", True),
+        ({"expected": "4,5", "match": "number", "notation": "comma"}, "4,50 Euro", True),
+        ({"expected": {"a": 1}, "match": "json"}, 'Sure: {"a": 1.0}', True),
+        ({"expected": '{"a": 1}', "match": "json"}, '{"a": 2}', False),
+        ({"expected": None, "match": "json"}, "null", True),
+        ({"match": "json_schema", "json_schema": PERSON}, '{"name": "Ida", "age": 3}', True),
+        ({"match": "json_schema", "json_schema": PERSON}, '{"name": "Ida"}', False),
+        ({"expected": "B", "match": "choice", "options": ["run", "blue"]}, "B", True),
+        ({"expected": "B", "match": "choice", "options": {"A": "run", "B": "blue"}}, "A", False),
     ],
 )
-def test_when_an_output_is_right(match: str, expected: str, output: str, *, right: bool) -> None:
-    """`contains` ignores case, `exact` outer blanks, and `regex` searches across lines."""
-    assert case(expected, match).matches(output) is right
+def test_when_an_output_is_right(
+    tmp_path: Path, keys: dict[str, object], output: str, *, right: bool
+) -> None:
+    """Each kind of match decides with the options that a case gives it."""
+    assert load_one(tmp_path, **keys).judge(output).ok is right
 
 
-def test_what_a_probe_is_asked() -> None:
-    """Only `contains` may end an output early, and a case's own length wins over the gate's."""
-    assert case("Paris").to_prompt(max_tokens=7) == Prompt(
+def test_what_is_said_of_an_output(tmp_path: Path) -> None:
+    """A judgement has its reason with it."""
+    found = load_one(tmp_path, expected="4").judge("5")
+
+    assert found.reason == "the output does not contain '4'"
+
+
+def test_what_is_shown_of_an_expectation(tmp_path: Path) -> None:
+    """Texts show as they are, values as JSON, and a schema where nothing else is expected."""
+    assert load_one(tmp_path, expected=4, match="number").expected == "4"
+    assert load_one(tmp_path, expected={"ä": [1]}, match="json").expected == '{"ä": [1]}'
+    schema = load_one(tmp_path, match="json_schema", json_schema={"type": "array"})
+    assert schema.expected == '{"type": "array"}'
+    assert schema.json_schema == '{"type": "array"}'
+    assert schema.schema_matcher is schema.matcher
+
+
+def test_values_and_schemas_of_json_cases(tmp_path: Path) -> None:
+    """A value is kept as such, also where it was written as text; a schema may stand beside it."""
+    written = load_one(tmp_path, expected='{"a": 1}', match="json", json_schema={"type": "object"})
+    assert written.expected_value == {"a": 1}
+    assert written.schema_matcher is not None
+    assert not written.schema_matcher.matches("[1]").ok
+    both = load_one(tmp_path, expected={"a": 1}, match="json_schema", json_schema=PERSON)
+    assert (both.expected, both.expected_value) == ('{"a": 1}', {"a": 1})
+    assert load_one(tmp_path, expected="4").expected_value is None
+
+
+def test_cases_can_be_told_apart_in_sets(tmp_path: Path) -> None:
+    """A case with a JSON value can be hashed like any other."""
+    found = {load_one(tmp_path, expected={"a": [1]}, match="json") for _ in range(2)}
+
+    assert len(found) == 1
+
+
+def test_what_a_probe_is_asked(tmp_path: Path) -> None:
+    """Only `contains` may end an output early, and a schema goes along where it is to constrain."""
+    assert load_one(tmp_path, id="one", expected="Paris").to_prompt(max_tokens=7) == Prompt(
         id="one", prompt="2 + 2 =", max_tokens=7, until="Paris"
     )
     for match in ("exact", "regex"):
-        assert case("Paris", match).to_prompt(max_tokens=7).until is None
+        case = load_one(tmp_path, expected="Paris", match=match)
+        assert case.to_prompt(max_tokens=7).until is None
+    case = load_one(tmp_path, match="json_schema", json_schema={"type": "array"})
+    assert case.to_prompt(max_tokens=7).json_schema is None
+    assert case.to_prompt(max_tokens=7, constrained=True).json_schema == '{"type": "array"}'
 
 
 def test_a_cases_own_length_wins(tmp_path: Path) -> None:
@@ -174,30 +230,6 @@ def test_a_cases_own_length_wins(tmp_path: Path) -> None:
     assert (asked.max_tokens, asked.stop, asked.prompt) == (3, ("\n",), None)
     assert asked.messages == only.messages
     assert only.question == "b"
-
-
-# --- the digest ------------------------------------------------------------------------------------
-
-
-def test_the_digest_is_of_what_is_asked_and_expected(tmp_path: Path) -> None:
-    """Layout leaves the digest alone; every key that can change an answer changes it."""
-    base = {"id": "a", "prompt": "p", "expected": "e"}
-    digest = cases_digest(load(tmp_path, json.dumps(base)))
-    spaced = json.dumps(dict(reversed(base.items())), indent=None, separators=(" , ", " : "))
-
-    assert cases_digest(load(tmp_path, f"\n{spaced}\n\n")) == digest
-    changes: list[dict[str, object]] = [
-        {"id": "b"},
-        {"prompt": "q"},
-        {"expected": "f"},
-        {"match": "exact"},
-        {"max_tokens": 64},
-        {"stop": ["\n"]},
-    ]
-    digests = {cases_digest(load(tmp_path, json.dumps(base | change))) for change in changes}
-    chat = {"id": "a", "expected": "e", "messages": [{"role": "user", "content": "p"}]}
-    digests.add(cases_digest(load(tmp_path, json.dumps(chat))))
-    assert len(digests | {digest}) == len(changes) + 2
 
 
 # --- wrong lines -----------------------------------------------------------------------------------
@@ -241,7 +273,7 @@ def test_the_digest_is_of_what_is_asked_and_expected(tmp_path: Path) -> None:
         ),
         (
             '{"prompt": "p", "expected": 5}',
-            "1:1 'expected' should be a valid string, not 5",
+            "1:1 'expected' should be a valid string, not 5; put it in quotes",
         ),
         ('{"prompt": "p", "expected": ""}', "1:1 'expected' is empty"),
         ('{"prompt": "", "expected": "e"}', "1:1 'prompt' is empty"),
@@ -249,7 +281,8 @@ def test_the_digest_is_of_what_is_asked_and_expected(tmp_path: Path) -> None:
         ('{"id": "", "prompt": "p", "expected": "e"}', "1:1 'id' is empty"),
         (
             '{"prompt": "p", "expected": "e", "match": "fuzzy"}',
-            "1:1 'match' should be 'contains', 'exact' or 'regex', not 'fuzzy'",
+            "1:1 'match' should be 'contains', 'exact', 'regex', 'number', 'json', 'json_schema' or"
+            " 'choice', not 'fuzzy'",
         ),
         (
             '{"prompt": "p", "expected": "e", "max_tokens": 0}',
@@ -262,6 +295,20 @@ def test_the_digest_is_of_what_is_asked_and_expected(tmp_path: Path) -> None:
         (
             '{"prompt": "p", "expected": "e", "stop": [1]}',
             "1:1 'stop.0' should be a valid string, not 1",
+        ),
+        ('{"prompt": "p", "expected": "e", "stop": [""]}', "1:1 'stop.0' is empty"),
+        ('{"prompt": "p", "expected": "e", "tags": [""]}', "1:1 'tags.0' is empty"),
+        (
+            '{"prompt": "p", "expected": "e", "weight": 0}',
+            "1:1 'weight' should be greater than 0, not 0",
+        ),
+        (
+            '{"prompt": "p", "expected": "e", "weight": 1e999}',
+            "1:1 'weight' should be a finite number, not inf",
+        ),
+        (
+            '{"prompt": "p", "expected": "e", "tags": ["a", "b", "a"]}',
+            "1:1 'tags' names a slice twice: a, b, a",
         ),
         (
             '{"messages": [{"role": "user"}], "expected": "e"}',
@@ -292,11 +339,69 @@ def test_what_is_wrong_with_a_line(tmp_path: Path, line: str, expected: str) -> 
     assert problems(tmp_path, line) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"match": "json"}, "missing key 'expected'"),
+        ({"match": "number"}, "missing key 'expected'"),
+        ({"match": "exact", "expected": ""}, "'expected' is empty"),
+        (
+            {"match": "exact", "expected": True},
+            "'expected' should be a valid string, not True; put it in quotes",
+        ),
+        (
+            {"match": "number", "expected": "four"},
+            "'expected' is 'four'; write one number, such as 42 or 3.5",
+        ),
+        (
+            {"match": "json", "expected": "{"},
+            "'expected' is not JSON that can be compared: Expecting property name enclosed in double"
+            " quotes at character 2",
+        ),
+        ({"expected": "e", "absolute": 1}, "the matcher 'contains' has no option absolute"),
+        (
+            {"match": "json_schema"},
+            "a case of the kind json_schema has its schema in the key 'json_schema'",
+        ),
+        (
+            {"match": "json_schema", "json_schema": True, "which": "last"},
+            "the matcher 'json_schema' has no option which",
+        ),
+        (
+            {"match": "json_schema", "json_schema": True, "expected": [1]},
+            "'expected' of the kind json_schema is an object, whose fields are compared",
+        ),
+        (
+            {"expected": "e", "json_schema": True},
+            "'json_schema' belongs to the kinds json and json_schema, not to 'contains'",
+        ),
+        (
+            {"match": "json", "expected": 1, "json_schema": {"type": "strng"}},
+            "the schema is wrong at $.type: 'strng' is not valid under any of the given schemas",
+        ),
+        (
+            {"match": "choice", "expected": "C", "options": ["run", "blue"]},
+            "'expected' is 'C', which names 0 of the options A: run, B: blue",
+        ),
+    ],
+)
+def test_keys_that_do_not_go_together(
+    tmp_path: Path, keys: dict[str, object], expected: str
+) -> None:
+    """What a kind of match needs, and what it has no use for, is told when the file is read."""
+    assert problem(tmp_path, **keys) == expected
+
+
 def test_half_a_surrogate_pair_is_refused(tmp_path: Path) -> None:
     """An escape that is no character could not be sent to a model, so it is no text."""
-    (found,) = problems(tmp_path, r'{"prompt": "p", "expected": "\ud800"}')
-
-    assert found.startswith("1:1 not JSON: ")
+    for line in (
+        r'{"prompt": "p", "expected": "\ud800"}',
+        r'{"prompt": "p", "expected": ["\uD800"], "match": "json"}',
+    ):
+        assert problems(tmp_path, line) == [
+            r"1:1 not JSON: \ud800 is half of a surrogate pair and no character"
+        ]
+    assert load_one(tmp_path, expected="\U0001f600").expected == "\U0001f600"
 
 
 def test_bytes_that_are_no_utf8_are_named(tmp_path: Path) -> None:
@@ -333,7 +438,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
     """A line with two faults gives two problems, and later lines give theirs; good ones none."""
     lines = [
         GOOD,
-        '{"prompt": 1, "expected": 2}',
+        '{"prompt": 1, "expected": "e", "max_tokens": "2"}',
         "not json",
         GOOD,
         '{"prompt": "p", "messages": [{"role": "user", "content": "c"}], "expected": "[",'
@@ -342,7 +447,7 @@ def test_all_problems_come_at_once(tmp_path: Path) -> None:
 
     assert problems(tmp_path, "\n".join(lines)) == [
         "2:1 'prompt' should be a valid string, not 1",
-        "2:1 'expected' should be a valid string, not 2",
+        "2:1 'max_tokens' should be a valid integer, not '2'",
         "3:1 not JSON: Expecting value",
         "5:1 a case has either 'prompt' or 'messages'",
         "5:1 'expected' is no regular expression: unterminated character set at position 0",

@@ -68,13 +68,48 @@ def test_counts_of_nothing_are_refused(cells: tuple[int, ...]) -> None:
         counts(*cells)
 
 
+@pytest.mark.parametrize("cells", [(5, 1.5, 0, 3), (5, 1, 0.25, 3), (5.5, 1, 0, 3)])
+def test_exact_tests_take_whole_numbers(cells: tuple[float, ...]) -> None:
+    """What tells as much as so many cases is no number of cases to draw from a population."""
+    both_right, lost, gained, both_wrong = cells
+    found = PairedCounts(
+        both_right=both_right, baseline_only=lost, candidate_only=gained, both_wrong=both_wrong
+    )
+
+    with pytest.raises(ValueError, match="this takes whole numbers of cases, got"):
+        paired_shares.mcnemar_p(found)
+    with pytest.raises(ValueError, match="this takes whole numbers of cases, got"):
+        drop(found, population=50)
+
+
+@settings(deadline=None)
+@given(tables, st.floats(min_value=1.0, max_value=8.0))
+def test_more_cases_of_the_kind_narrow_the_bounds(found: PairedCounts, factor: float) -> None:
+    """Counts may be any numbers: as many times the cases, answered alike, are never less sure."""
+    more = PairedCounts(
+        both_right=factor * found.both_right,
+        baseline_only=factor * found.baseline_only,
+        candidate_only=factor * found.candidate_only,
+        both_wrong=factor * found.both_wrong,
+    )
+
+    few, many = drop(found), drop(more)
+    assert few.low - 1e-9 <= many.low <= many.high <= few.high + 1e-9
+    one, other = (
+        paired_shares.flips_interval(each, pass_confidence=PASS, fail_confidence=FAIL)
+        for each in (found, more)
+    )
+    assert one.low - 1e-9 <= other.low <= other.high <= one.high + 1e-9
+
+
 @settings(deadline=None)
 @given(tables)
 def test_mcnemar_is_the_binomial_test_of_scipy(found: PairedCounts) -> None:
     """Two-sided at one half; 1 where nothing flips, which SciPy does not test."""
+    lost, gained, _ = found.whole()
     expected = 1.0
-    if found.flips:
-        expected = float(scipy_stats.binomtest(found.candidate_only, found.flips).pvalue)
+    if lost + gained:
+        expected = float(scipy_stats.binomtest(gained, lost + gained).pvalue)
 
     assert paired_shares.mcnemar_p(found) == pytest.approx(expected, abs=1e-12)
     assert paired_shares.mcnemar_p(found.swapped()) == paired_shares.mcnemar_p(found)
@@ -167,7 +202,7 @@ def test_deciding_bounds_hold_the_estimate_and_grow_with_confidence(
     found: PairedCounts, unseen: int | None, one: float, other: float
 ) -> None:
     """Drop and flips, of all cases of the kind or of a population with so many unseen."""
-    population = None if unseen is None else found.n + unseen
+    population = None if unseen is None else int(found.n) + unseen
     less, more = sorted((one, other))
     for method, value in (
         (paired_shares.drop_interval, found.drop),
@@ -187,7 +222,7 @@ def test_a_drop_mirrors_when_the_models_change_places(
     found: PairedCounts, unseen: int | None, one: float, other: float
 ) -> None:
     """What one model loses, the other one gains."""
-    population = None if unseen is None else found.n + unseen
+    population = None if unseen is None else int(found.n) + unseen
     there = paired_shares.drop_interval(
         found, population=population, pass_confidence=one, fail_confidence=other
     )
@@ -204,7 +239,7 @@ def test_a_drop_of_a_population_is_one_that_the_unseen_cases_allow(
     found: PairedCounts, unseen: int
 ) -> None:
     """Every unseen case may flip one way, and no more than that."""
-    population = found.n + unseen
+    population = int(found.n) + unseen
     interval = drop(found, population)
     seen = found.baseline_only - found.candidate_only
 

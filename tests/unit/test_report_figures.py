@@ -19,6 +19,7 @@ def interval(low: float, high: float) -> Interval:
 ACCURACY: dict[str, object] = {
     "limit_name": "min",
     "statistic": "accuracy",
+    "unit": "share",
     "value": 0.95,
     "interval": interval(0.7639, 0.9911),
     "limit": 0.9,

@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from verdict_builder import KEY, LOCATION, check, verdict
 
-from pytest_quantgate.records import Check, Interval, Location, Outcome, Verdict
+from pytest_quantgate.records import (
+    Answer,
+    AnsweredCase,
+    Check,
+    Interval,
+    Location,
+    Outcome,
+    Parting,
+    TokenChance,
+    Verdict,
+)
 from pytest_quantgate.report import properties
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -130,3 +140,75 @@ def test_no_bound_is_no_number() -> None:
         properties.of_verdict(
             verdict(check(interval=Interval(low=math.nan, high=1.0, confidence=0.95)))
         )
+
+
+def answered(
+    name: str, *, baseline: float | None, candidate: float, length: int = 1
+) -> AnsweredCase:
+    """Return a case with texts of this length."""
+    chance = TokenChance(token=1, text=" x", probability=0.5, rank=1)
+    text = "a" * (length - 1) + "z"
+
+    def answer(right: float) -> Answer:
+        return Answer(right=right, output=text, reason=text, finish="eog", token_ids=(1, 2))
+
+    return AnsweredCase(
+        id=name,
+        question=text,
+        expected=text,
+        candidate=answer(candidate),
+        baseline=None if baseline is None else answer(baseline),
+        tags=("fact",),
+        parting=Parting(
+            position=1,
+            common=text,
+            baseline=(chance, chance),
+            candidate=(chance, chance),
+            near_tie=False,
+        ),
+    )
+
+
+@pytest.mark.parametrize(("flipped", "carried"), [(49, 49), (50, 50), (51, 50)])
+def test_a_record_carries_flips_up_to_a_number(flipped: int, carried: int) -> None:
+    """Of thousands of cases the record has the first fifty that flipped, and the counts of all."""
+    cases = [
+        answered("right", baseline=1, candidate=1),
+        *(answered(f"case-{number}", baseline=1, candidate=0) for number in range(flipped)),
+        answered("wrong", baseline=0, candidate=0),
+    ]
+
+    found = properties.of_verdict(verdict(cases=tuple(cases)))
+
+    back = properties.verdict_of(found)
+    assert back is not None
+    assert [case.id for case in back.cases] == [f"case-{number}" for number in range(carried)]
+    assert ("quantgate.flips.lost", flipped) in found
+    assert ("quantgate.flips.gained", 0) in found
+
+
+@pytest.mark.parametrize(("length", "cut"), [(1999, 1999), (2000, 2000), (2001, 2000)])
+def test_long_texts_of_a_flip_are_cut(length: int, cut: int) -> None:
+    """Texts keep their first 2,000 characters, what is common its last; token numbers stay behind."""
+    whole = answered("long", baseline=0, candidate=1, length=length)
+
+    back = properties.verdict_of(properties.of_verdict(verdict(cases=(whole,))))
+
+    assert back is not None
+    (found,) = back.cases
+    assert found.flip == "gained"
+    texts = [found.question, found.expected, found.candidate.output, found.candidate.reason]
+    assert texts == [whole.question[:cut]] * 4
+    assert found.parting is not None
+    assert found.parting.common == whole.question[-cut:]
+    assert found.candidate.token_ids == ()
+
+
+def test_cases_without_a_baseline_count_no_flips() -> None:
+    """Where nothing was compared, no figure says that nothing flipped."""
+    found = properties.of_verdict(verdict(cases=(answered("alone", baseline=None, candidate=0),)))
+
+    assert not [name for name, _ in found if "flips" in name]
+    back = properties.verdict_of(found)
+    assert back is not None
+    assert back.cases == ()

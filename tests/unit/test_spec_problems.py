@@ -120,7 +120,7 @@ def test_problems_of_the_whole(tmp_path: Path, text: str, heads: list[str]) -> N
             [
                 (
                     "5:12: 'gates' is empty; give at least one of accuracy, checksum, kld, latency,"
-                    " memory, nll_per_byte, perplexity"
+                    " lm_eval, memory, multiple_choice, nll_per_byte, perplexity, structured, symptoms"
                 )
             ],
         ),
@@ -265,11 +265,13 @@ def test_problems_of_the_whole(tmp_path: Path, text: str, heads: list[str]) -> N
             [
                 (
                     "5:13: unknown gate 'perplexty' in 'gates' of model 'm'; did you mean 'perplexity'?"
-                    " Valid gates: accuracy, checksum, kld, latency, memory, nll_per_byte, perplexity"
+                    " Valid gates: accuracy, checksum, kld, latency, lm_eval, memory, multiple_choice,"
+                    " nll_per_byte, perplexity, structured, symptoms"
                 ),
                 (
                     "5:34: unknown gate 'zzz' in 'gates' of model 'm'; valid gates: accuracy, checksum,"
-                    " kld, latency, memory, nll_per_byte, perplexity"
+                    " kld, latency, lm_eval, memory, multiple_choice, nll_per_byte, perplexity, structured,"
+                    " symptoms"
                 ),
             ],
         ),
@@ -358,7 +360,7 @@ def test_problems_of_a_model(tmp_path: Path, body: str, heads: list[str]) -> Non
                 (
                     "5:44: 'max_drop' of gate 'accuracy' compares with a baseline, and model 'm' has"
                     " none for it; give the model a `baseline` with a `source` or with"
-                    " `metrics: {accuracy: ...}`, or use a limit that stands alone (min)"
+                    " `metrics: {accuracy: ...}`, or use a limit that stands alone (min, slices)"
                 )
             ],
         ),

@@ -8,47 +8,29 @@ was counted over all outcomes of many populations; see `drop_interval`.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
 from pytest_quantgate import stats
+from pytest_quantgate.paired_shares.population import Drawn, most
+from pytest_quantgate.paired_shares.scores import score_high
 from pytest_quantgate.records import Interval
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-_HALVINGS = 60
-"""Halvings of an interval no longer than 2: what is left is less than a float can tell."""
-
-_NUISANCE_RISK = 0.05
-"""Part of the risk of an error that is spent on leaving improbable numbers of flips out."""
-
-_NUISANCES = 32
-"""The most numbers of flips in the population that a bound is examined at."""
-
-_FURTHER = 3
-"""Drops looked at beyond a bound found by halving: a tail is not quite monotone in the drop."""
-
-_TIE = 1e-9
-"""Statistics this close are the same one, rounded differently."""
-
-_REACH = 6.0
-"""Standard deviations, and as many cases, beyond which outcomes weigh nothing (1e-8)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PairedCounts:
-    """Cases by who answers them right; there is at least one.
+    """Cases by who answers them right; some, at least.
+
+    Numbers of cases, or, of cases that differ in weight or are right in part, the numbers of cases that
+    would tell as much: exact tests and bounds for a population take whole numbers only.
 
     Raises:
         ValueError: a negative number, or no case at all.
     """
 
-    both_right: int
-    baseline_only: int
-    candidate_only: int
-    both_wrong: int
+    both_right: float
+    baseline_only: float
+    candidate_only: float
+    both_wrong: float
 
     def __post_init__(self) -> None:
         """Refuse numbers that count nothing."""
@@ -57,13 +39,26 @@ class PairedCounts:
             message = f"paired counts are numbers of at least one case, got {cells}"
             raise ValueError(message)
 
+    def whole(self) -> tuple[int, int, int]:
+        """Return cases lost, gained and all of them, as whole numbers.
+
+        Raises:
+            ValueError: they are none.
+        """
+        numbers = (self.baseline_only, self.candidate_only, self.n)
+        if not all(float(number).is_integer() for number in numbers):
+            message = f"this takes whole numbers of cases, got {numbers} lost, gained and in all"
+            raise ValueError(message)
+        lost, gained, n = (int(number) for number in numbers)
+        return lost, gained, n
+
     @property
-    def n(self) -> int:
+    def n(self) -> float:
         """Number of cases."""
         return self.both_right + self.flips + self.both_wrong
 
     @property
-    def flips(self) -> int:
+    def flips(self) -> float:
         """Number of cases that one model answers right and the other one wrong."""
         return self.baseline_only + self.candidate_only
 
@@ -111,8 +106,8 @@ def mcnemar_p(counts: PairedCounts) -> float:
     """
     from scipy import special  # noqa: PLC0415 - a second of import that only judging pays
 
-    fewer = min(counts.baseline_only, counts.candidate_only)
-    return min(1.0, 2 * float(special.bdtr(fewer, counts.flips, 0.5)))
+    lost, gained, _ = counts.whole()
+    return min(1.0, 2 * float(special.bdtr(min(lost, gained), lost + gained, 0.5)))
 
 
 def newcombe_interval(
@@ -151,8 +146,8 @@ def tango_interval(
         ValueError: a confidence that is not above 0.5 and below 1.
     """
     gained, lost = counts.candidate_only, counts.baseline_only
-    low = _score_high(lost, gained, counts.n, _normal(_risk(fail_confidence, 1)), corrected=False)
-    high = _score_high(gained, lost, counts.n, _normal(_risk(pass_confidence, 1)), corrected=False)
+    low = score_high(lost, gained, counts.n, _normal(_risk(fail_confidence, 1)), corrected=False)
+    high = score_high(gained, lost, counts.n, _normal(_risk(pass_confidence, 1)), corrected=False)
     return Interval(
         low=0.0 - low, high=high, confidence=pass_confidence, fail_confidence=fail_confidence
     )
@@ -194,16 +189,19 @@ def drop_interval(
     if _complete(counts.n, population):
         return Interval(low=counts.drop, high=counts.drop, confidence=1.0, fail_confidence=1.0)
 
-    def high(risen: int, fallen: int, risk: float) -> float:
-        if population is None:
-            return _score_high(risen, fallen, counts.n, _normal(risk), corrected=True)
-        drawn = _Drawn(risen=risen, fallen=fallen, n=counts.n, population=population)
-        return drawn.high(risk)
-
-    lost, gained = counts.baseline_only, counts.candidate_only
+    pass_risk, fail_risk = _risk(pass_confidence, looks), _risk(fail_confidence, looks)
+    if population is None:
+        lost, gained, n = counts.baseline_only, counts.candidate_only, counts.n
+        low = score_high(gained, lost, n, _normal(fail_risk), corrected=True)
+        high = score_high(lost, gained, n, _normal(pass_risk), corrected=True)
+    else:
+        fell, rose, cases = counts.whole()
+        # A drop is a rise of what is lost.
+        found = Drawn(risen=fell, fallen=rose, n=cases, population=population)
+        low, high = found.swapped().high(fail_risk), found.high(pass_risk)
     return Interval(
-        low=0.0 - high(gained, lost, _risk(fail_confidence, looks)),
-        high=high(lost, gained, _risk(pass_confidence, looks)),
+        low=0.0 - low,
+        high=high,
         confidence=pass_confidence,
         fail_confidence=fail_confidence,
     )
@@ -229,8 +227,8 @@ def flips_interval(
 
 
 def share_interval(
-    successes: int,
-    trials: int,
+    successes: float,
+    trials: float,
     *,
     population: int | None = None,
     looks: int = 1,
@@ -261,7 +259,7 @@ def share_interval(
     )
 
 
-def wilson_lower(successes: int, trials: int, *, confidence: float) -> float:
+def wilson_lower(successes: float, trials: float, *, confidence: float) -> float:
     """Return the bound of Wilson's score interval that the share is at least, by itself.
 
     Raises:
@@ -271,7 +269,7 @@ def wilson_lower(successes: int, trials: int, *, confidence: float) -> float:
     return stats.wilson_interval(successes, trials, confidence=1 - 2 * risk).low
 
 
-def wilson_upper(successes: int, trials: int, *, confidence: float) -> float:
+def wilson_upper(successes: float, trials: float, *, confidence: float) -> float:
     """Return the bound of Wilson's score interval that the share is at most, by itself.
 
     Raises:
@@ -281,7 +279,7 @@ def wilson_upper(successes: int, trials: int, *, confidence: float) -> float:
     return stats.wilson_interval(successes, trials, confidence=1 - 2 * risk).high
 
 
-def _complete(drawn: int, population: int | None) -> bool:
+def _complete(drawn: float, population: int | None) -> bool:
     if population is not None and drawn > population:
         message = f"{drawn} cases cannot be drawn without replacement from {population}"
         raise ValueError(message)
@@ -320,161 +318,12 @@ def _newcombe_high(counts: PairedCounts, confidence: float) -> float:
     return min(1.0, counts.difference + math.sqrt(max(square, 0.0)))
 
 
-def _share_high(successes: int, trials: int, population: int | None, risk: float) -> float:
+def _share_high(successes: float, trials: float, population: int | None, risk: float) -> float:
     """Return the largest share under which so few successes, or fewer, are likelier than the risk."""
     from scipy import special  # noqa: PLC0415 - see above
 
-    if successes == trials:
+    if successes >= trials:
         return 1.0
     if population is None:
         return float(special.betaincinv(successes + 1, trials - successes, 1 - risk))
-    return _most(successes, trials, population, risk) / population
-
-
-def _most(successes: int, trials: int, population: int, risk: float) -> int:
-    """Return the largest number in the population under which so few are likelier than the risk."""
-    from scipy import stats as distributions  # noqa: PLC0415 - see above
-
-    possible = range(successes, population - (trials - successes) + 1)
-
-    def rejected(number: int) -> bool:
-        tail = distributions.hypergeom.cdf(successes, population, number, trials)
-        return bool(tail <= risk)
-
-    return possible[bisect_left(possible, 1, key=rejected) - 1]
-
-
-def _score_high(up: int, down: int, n: int, quantile: float, *, corrected: bool) -> float:
-    """Return the largest difference of the shares of ``up`` and ``down`` that is not rejected."""
-    import numpy as np  # noqa: PLC0415 - judging numbers of windows takes no array
-
-    inside, outside = (up - down) / n, 1.0
-    ups, downs = np.array(up), np.array(down)
-
-    def rejected(difference: float) -> bool:
-        variance, third = (float(moment) for moment in _moments(ups, downs, n, difference))
-        distance = n * difference - (up - down)
-        if corrected:
-            skewness = max(0.0, -third / variance) if variance > 0 else 0.0
-            distance -= 0.5 + max(0.0, quantile**2 - 1) / 6 * skewness
-        return distance > quantile * math.sqrt(n * variance)
-
-    if not rejected(outside):
-        return outside
-    for _ in range(_HALVINGS):
-        middle = (inside + outside) / 2
-        if rejected(middle):
-            outside = middle
-        else:
-            inside = middle
-    return inside
-
-
-def _moments(
-    up: NDArray[Any], down: NDArray[Any], n: int, difference: float
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return variance and third central moment of one case's +1, 0 or -1, given their difference.
-
-    Under the share of -1 that is likeliest for ``up`` and ``down`` in ``n`` cases: the larger root of
-    Tango's quadratic equation, without cancellation.
-    """
-    import numpy as np  # noqa: PLC0415 - see above
-
-    linear = (2 * n - up + down) * difference - up - down
-    constant = -down * difference * (1 - difference)
-    root = np.sqrt(np.maximum(linear**2 - 8 * n * constant, 0.0))
-    safe = np.where(linear + root > 0, linear + root, 1.0)
-    share = np.where(linear > 0, -2 * constant / safe, (root - linear) / (4 * n))
-    share = np.maximum(share, max(0.0, -difference))
-    flips = 2 * share + difference
-    third = difference * (1 - 3 * flips + 2 * difference**2)
-    return np.maximum(flips - difference**2, 0.0), third
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Drawn:
-    """Cases drawn from a population: so many rose and fell among ``n``."""
-
-    risen: int
-    fallen: int
-    n: int
-    population: int
-
-    def high(self, risk: float) -> float:
-        """Return the largest rise less fall, as a share of the population, that is not rejected."""
-        import numpy as np  # noqa: PLC0415 - see above
-        from scipy import special  # noqa: PLC0415 - see above
-
-        seen = self.risen - self.fallen
-        flips, steady = self.risen + self.fallen, self.n - self.risen - self.fallen
-        spent = risk * _NUISANCE_RISK
-        fewest = self.population - _most(steady, self.n, self.population, spent / 2)
-        most = _most(flips, self.n, self.population, spent / 2)
-        factorials = special.gammaln(np.arange(self.population + 1) + 1.0)
-
-        def rejected(rise: int) -> bool:
-            least = max(self.fallen, self.risen - rise, -((rise - fewest) // 2))
-            greatest = (most - rise) // 2
-            return all(
-                self._tail(rise, falls, factorials) <= risk - spent
-                for falls in _spaced(least, greatest)
-            )
-
-        estimate = math.floor(self.population * seen / self.n)
-        beyond = range(estimate + 1, seen + self.population - self.n + 1)
-        first = bisect_left(beyond, 1, key=rejected)
-        kept = [rise for rise in beyond[first : first + _FURTHER] if not rejected(rise)]
-        largest = max(kept, default=estimate + first)
-        return max(seen / self.n, largest / self.population)
-
-    def _tail(self, rise: int, falls: int, factorials: NDArray[Any]) -> float:
-        """Return how probable a score like the one seen, or a lower one, is in one population."""
-        import numpy as np  # noqa: PLC0415 - see above
-
-        rises = falls + rise
-        up, down = self._window(rises)[:, None], self._window(falls)[None, :]
-        rest, left = self.n - up - down, self.population - rises - falls
-        possible = (rest >= 0) & (rest <= left)
-        rest = np.where(possible, rest, 0)
-
-        def ways(of: int, some: NDArray[Any]) -> NDArray[Any]:
-            found: NDArray[Any] = factorials[of] - factorials[some] - factorials[of - some]
-            return found
-
-        logarithm = ways(rises, up) + ways(falls, down) + ways(left, rest)
-        logarithm = logarithm - ways(self.population, np.array(self.n))
-        seen = self._score(np.array(self.risen), np.array(self.fallen), rise)
-        extreme = self._score(up, down, rise) >= seen - _TIE
-        return float(np.exp(logarithm[possible & extreme]).sum())
-
-    def _window(self, number: int) -> NDArray[Any]:
-        """Return how many of a number in the population may have been drawn, for all that counts."""
-        import numpy as np  # noqa: PLC0415 - see above
-
-        share = number / self.population
-        mean = self.n * share
-        reach = _REACH * (1 + math.sqrt(mean * (1 - share) * (1 - self.n / self.population)))
-        low = max(0, self.n + number - self.population, math.floor(mean - reach))
-        return np.arange(low, min(self.n, number, math.ceil(mean + reach)) + 1)
-
-    def _score(self, up: NDArray[Any], down: NDArray[Any], rise: int) -> NDArray[Any]:
-        """Return how far outcomes are below that rise less fall, in standard deviations."""
-        import numpy as np  # noqa: PLC0415 - see above
-
-        difference = rise / self.population
-        variance, _ = _moments(up, down, self.n, difference)
-        distance = self.n * difference - (up - down)
-        certain = variance <= 0
-        score = distance / np.sqrt(np.where(certain, 1.0, self.n * variance))
-        # Where the difference leaves no doubt, any distance from it is beyond all others.
-        beyond = certain & (np.abs(distance) > _TIE)
-        found: NDArray[Any] = np.where(beyond, np.copysign(np.inf, distance), score)
-        return found
-
-
-def _spaced(least: int, greatest: int) -> list[int]:
-    """Return whole numbers from least to greatest, all of them or as many as are examined."""
-    if greatest - least < _NUISANCES:
-        return list(range(least, greatest + 1))
-    span = greatest - least
-    return [least + span * step // (_NUISANCES - 1) for step in range(_NUISANCES)]
+    return most(round(successes), round(trials), population, risk) / population

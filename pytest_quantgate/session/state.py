@@ -18,6 +18,8 @@ from pytest_quantgate.prepare import engine_name
 from pytest_quantgate.records import Location
 from pytest_quantgate.report import properties, table
 from pytest_quantgate.report.live import LiveLine, Screen
+from pytest_quantgate.session.export import AnswerExport
+from pytest_quantgate.session.selection import GateSelection
 from pytest_quantgate.spec import load_spec, spec_from_mapping
 
 if TYPE_CHECKING:
@@ -78,14 +80,23 @@ class QuantgateSession:
     """Registered as a plugin when a specification is named."""
 
     def __init__(
-        self, config: pytest.Config, specs: Sequence[Path], options: Mapping[str, Any]
+        self,
+        config: pytest.Config,
+        specs: Sequence[Path],
+        options: Mapping[str, Any],
+        *,
+        chosen_cases: frozenset[str] = frozenset(),
     ) -> None:
-        """Take the specifications over and make pytest collect them."""
+        """Take the specifications over and make pytest collect them.
+
+        ``chosen_cases`` are the ids of the only cases to ask; empty for all.
+        """
         self.config = config
         self.options = options
         self.specs = list(specs)
         self.store = Store(Path(os.path.abspath(config.rootpath / str(options["store"]))))
         self.baselines = self._baseline_folder()
+        self.selection = GateSelection(self, chosen_cases)
         self.written: list[str] = []
         self.rows: dict[str, table.Row] = {}
         self.resident: dict[Path, QuantizedModel] = {}
@@ -93,7 +104,10 @@ class QuantgateSession:
         self._loaded: dict[Path, LoadedSpec] = {}
         self._live: LiveLine | None = None
         self._is_worker = hasattr(config, "workerinput")
-        self._planned: list[str] = []
+        config.pluginmanager.register(self.selection, "quantgate-selection")
+        if options["answers"]:
+            export = AnswerExport(config, self._folder(options["answers"]))
+            config.pluginmanager.register(export, "quantgate-answers")
         for plugin in config.pluginmanager.get_plugins():
             self._add_conftest(plugin)
         for spec in self.specs:
@@ -226,21 +240,6 @@ class QuantgateSession:
                 ids=[f"{subject.model}-{subject.variant}" for subject in subjects],
             )
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_collection_modifyitems(
-        self, session: pytest.Session, items: list[pytest.Item]
-    ) -> None:
-        """Refuse a run in which a specification's gates were not collected at all."""
-        gates = [item for item in items if properties.key_of(item.user_properties) is not None]
-        self._planned = [item.nodeid for item in gates]
-        found = {item.path for item in gates}
-        narrowed = any("::" in str(argument) for argument in self.config.args)
-        missing = [spec for spec in self.specs if spec not in found]
-        if missing and not narrowed and not session.testsfailed:
-            raise pytest.UsageError(
-                *(f"--quantgate: no gates were collected from {spec}" for spec in missing)
-            )
-
     # --- running ---
 
     def _on_progress(self, progress: Progress) -> None:
@@ -320,7 +319,7 @@ class QuantgateSession:
         terminalreporter.write(
             table.render(
                 list(self.rows.values()),
-                unjudged=sum(name not in self.rows for name in self._planned),
+                unjudged=sum(name not in self.rows for name in self.selection.planned),
                 width=writer.fullwidth,
                 color=writer.hasmarkup,
             )
