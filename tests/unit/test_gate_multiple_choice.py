@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -212,6 +213,28 @@ def test_the_baseline_is_asked_where_a_limit_compares(tmp_path: Path) -> None:
         each.id for request in requests for each in request.questions
     ]
     assert "Q: What is 0?" == requests[0].questions[0].context
+
+
+def test_winogrande_sentences_are_decoded_two_and_two(tmp_path: Path) -> None:
+    """A sentence brings along the one that the tool decodes beside it; the last of five has none."""
+    rows = [f'{number},"The cup fits in the box; the _ is small.",cup,box,1' for number in range(5)]
+    (tmp_path / "tasks.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    score = ChoiceScore(nll=1.0, tokens=3, own_nll=1.0, own_tokens=3)
+    scores = {str(number): (score, replace(score, own_nll=2.0)) for number in range(5)}
+
+    def asked(*chosen: str) -> tuple[list[str], int, list[str]]:
+        bench = StubBench(
+            folder=tmp_path,
+            choice_scores={"candidate": scores},
+            chosen_cases=frozenset(chosen),
+        )
+        evidence = GATE.measure(settings(tasks="tasks.csv", min=0.5), as_bench(bench))
+        (request,) = (each for _, each in bench.asked if isinstance(each, ChoiceRequest))
+        decoded = [question.id for question in request.questions]
+        return decoded, request.together, [case.id for case in evidence.sample.cases]
+
+    assert (["2", "3"], 2, ["3"]) == asked("3")
+    assert (["0", "1", "4"], 2, ["0", "1", "4"]) == asked("0", "1", "4")
 
 
 def test_scores_that_are_missing(tmp_path: Path) -> None:
