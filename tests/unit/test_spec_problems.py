@@ -270,8 +270,8 @@ def test_problems_of_the_whole(tmp_path: Path, text: str, heads: list[str]) -> N
                 ),
                 (
                     "5:34: unknown gate 'zzz' in 'gates' of model 'm'; valid gates: accuracy, checksum,"
-                    " kld, latency, lm_eval, memory, multiple_choice, nll_per_byte, perplexity, structured,"
-                    " symptoms"
+                    " kld, latency, lm_eval, memory, multiple_choice, nll_per_byte, perplexity,"
+                    " structured, symptoms"
                 ),
             ],
         ),
