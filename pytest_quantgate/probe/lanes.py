@@ -35,6 +35,12 @@ MOST_LANES = 256
 MOST_SPARE = 8
 """Most shared beginnings kept at one time."""
 
+_WIDE = 24
+"""From so many texts on, a step costs little more for a text that adds one token of its prompt."""
+
+_STRIDE = 8
+"""Tokens of a prompt that are fed in one step are a multiple of this, where a step is wide."""
+
 _CELLS_PER_TOKEN = 128
 """A copy moves a lane's whole memory; so many cells take about as long as decoding one token."""
 
@@ -53,6 +59,16 @@ class Line:
     def complete(self) -> bool:
         """Whether everything there is has been fed, so that a next token can be chosen."""
         return self.fed == len(self.tokens) + len(self.generated)
+
+    def portion(self, stride: int) -> int:
+        """Return how many tokens are worth feeding at once: a multiple of the stride, or one.
+
+        llama.cpp processes texts at once only as far as they are equally long. Prompts of all lengths
+        would fall into many small batches; the few tokens that go beyond a multiple cost less one by
+        one, beside the tokens of other texts.
+        """
+        left = max(1, len(self.tokens) - self.fed)
+        return left // stride * stride or 1
 
     def feed(self, most: int) -> Sequence[int] | NDArray[np.int32]:
         """Return the next tokens to feed, at most ``most`` of them, and count them as fed."""
@@ -213,12 +229,13 @@ class _Lanes:
             key=lambda lane: (not pending[lane].generated, lane in self._active, lane),
         )
         left = self._session.batch_limit
+        stride = _STRIDE if len(pending) >= _WIDE else 1
         fed = []
         for lane in order:
             if left == 0:
                 break
             position = pending[lane].fed
-            tokens = pending[lane].feed(left)
+            tokens = pending[lane].feed(min(left, pending[lane].portion(stride)))
             left -= len(tokens)
             fed.append((lane, position, tokens))
         # llama.cpp processes sequences together as far as their numbers rise by one.

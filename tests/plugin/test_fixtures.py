@@ -20,7 +20,7 @@ models:
       Q8_0: {quantize: Q8_0}
       Q4_K_M: {quantize: Q4_K_M}
     gates:
-      accuracy: {cases: cases.jsonl, min: 0.5}
+      accuracy: {cases: cases.jsonl, cases_are: all, min: 0.5}
       memory: {max_mb: 1500}
 """
 
@@ -151,7 +151,7 @@ def test_baseline_metrics_are_measured_once_and_stored(own_tests: Project) -> No
     [
         (
             "max_memory_mb",
-            "accuracy: {cases: cases.jsonl, min: 0.5}",
+            "accuracy: {cases: cases.jsonl, cases_are: all, min: 0.5}",
             "tiny has no memory gate with max_mb to take max_memory_mb from; add one to gates.yaml or"
             " override the fixture max_memory_mb",
         ),

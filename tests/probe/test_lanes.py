@@ -50,9 +50,9 @@ def decode(
             st.sampled_from(["", "x" * 20, "x" * 20 + "y" * 15, "z" * 12]), st.integers(1, 9)
         ),
         min_size=1,
-        max_size=24,
+        max_size=40,
     ),
-    st.integers(1, 6),
+    st.sampled_from([1, 2, 3, 6, 40]),
     st.sampled_from([8, 32, 256]),
 )
 def test_every_text_is_continued_as_if_alone(
@@ -69,6 +69,18 @@ def test_every_text_is_continued_as_if_alone(
         for place, (_, count) in enumerate(shapes)
     ] == found
     assert max(session.batches) <= max(batch, session.shape.sequences)
+
+
+def test_many_prompts_are_fed_in_equal_strides() -> None:
+    """Where many texts are in work, prompts are fed in multiples of 8 tokens and the rest one by one."""
+    texts = [(chr(40 + place) * (5 + place), 3) for place in range(24)]
+    found, session = decode(*texts, together=24, batch=512)
+
+    assert ["".join(chr(41 + place + step) for step in range(3)) for place in range(24)] == found
+    assert sum((5 + place) // 8 * 8 or 1 for place in range(24)) == session.batches[0]
+
+    _, session = decode(*texts[:23], together=24, batch=512)
+    assert sum(5 + place for place in range(23)) == session.batches[0]
 
 
 def test_more_beginnings_than_spare_lanes() -> None:

@@ -24,7 +24,7 @@ models:
       VARIANT: {quantize: VARIANT}
     gates:
       perplexity: {max_ratio: 1.10, chunks: 8}
-      accuracy: {cases: cases.jsonl, min: 0.5}
+      accuracy: {cases: cases.jsonl, cases_are: all, min: 0.5}
       memory: {max_mb: 1500}
 """
 
