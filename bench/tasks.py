@@ -1,7 +1,7 @@
 """Greedy answers to many cases decoded together: how fast, and how far from answers decoded alone.
 
     python bench/tasks.py speed [--type Q4_K_M] [--set sentences|everyday|few-shot] [--pairs 5]
-    python bench/tasks.py speed --case-file cases/critical.jsonl [--until]
+    python bench/tasks.py speed --case-file FILE.jsonl [--until]
     python bench/tasks.py agreement [--type F16 --type Q4_K_M] [--set everyday]
 
 `speed`: the reference is what a test would write by hand, `llama_cpp.Llama(...)(prompt, temperature=0)`
@@ -54,8 +54,8 @@ import json, sys, time
 from llama_cpp import Llama
 
 job = json.load(sys.stdin)
-llama = Llama(job["model"], n_ctx=job["context"], n_threads=job["threads"],
-              n_threads_batch=job["threads"], verbose=False)
+llama = Llama(job["model"], n_ctx=job["context"], n_threads=job["threads"] or None,
+              n_threads_batch=job["threads"] or None, verbose=False)
 llama("Warm", max_tokens=4, temperature=0.0)
 started, tokens, texts = time.perf_counter(), 0, []
 for prompt, messages, limit, stop in job["prompts"]:
@@ -166,7 +166,7 @@ def compare_speed(
         sides = {}
         for side in ("one", "all") if pair % 2 == 0 else ("all", "one"):
             if side == "one":
-                sides[side] = one_by_one(model, asked, threads=arguments.threads)
+                sides[side] = one_by_one(model, asked, threads=arguments.llama_threads)
             else:
                 sides[side] = together(
                     model, asked, settings_of(arguments), parallel=arguments.parallel
@@ -299,10 +299,17 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, default=hardware.usable_cores())
     parser.add_argument(
+        "--llama-threads",
+        type=int,
+        help="threads of `Llama()`, as many as --threads by default; 0: its own default, half of them",
+    )
+    parser.add_argument(
         "--no-repack", action="store_true", help="the engine uses weights as they lie in the file"
     )
     parser.add_argument("--folder", type=Path, help="where models are made, and kept")
     arguments = parser.parse_args()
+    if arguments.llama_threads is None:
+        arguments.llama_threads = arguments.threads
     print(hardware.this_machine())
     asked = wanted(arguments)
     with tempfile.TemporaryDirectory() as name:

