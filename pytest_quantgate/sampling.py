@@ -27,8 +27,27 @@ FIRST_LOOK = 16
 """The fewest chunks of a larger text that a verdict may rest on."""
 
 
-class SamplingSettings(BaseModel):
-    """The text a gate measures, how much of it, and how sure a verdict must be."""
+class VerdictSettings(BaseModel):
+    """How sure a verdict must be, and what becomes of a gate that reaches none."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+
+    on_inconclusive: Literal["fail", "warn"] = Field(
+        default="fail", description="What an undecided gate does: fail, or warn and pass"
+    )
+    pass_confidence: float = Field(
+        default=0.95, gt=0.5, lt=1, description="How sure a pass must be that the limit is kept"
+    )
+    fail_confidence: float = Field(
+        default=0.99,
+        gt=0.5,
+        lt=1,
+        description="How sure a failure must be that the limit is missed",
+    )
+
+
+class TextSettings(BaseModel):
+    """The text a gate measures, and how much of it."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -56,18 +75,10 @@ class SamplingSettings(BaseModel):
         gt=0,
         description='Longest time to measure, such as "5min"; undecided then, the gate is inconclusive',
     )
-    on_inconclusive: Literal["fail", "warn"] = Field(
-        default="fail", description="What an undecided gate does: fail, or warn and pass"
-    )
-    pass_confidence: float = Field(
-        default=0.95, gt=0.5, lt=1, description="How sure a pass must be that the limit is kept"
-    )
-    fail_confidence: float = Field(
-        default=0.99,
-        gt=0.5,
-        lt=1,
-        description="How sure a failure must be that the limit is missed",
-    )
+
+
+class SamplingSettings(VerdictSettings, TextSettings):
+    """The text a gate measures, how much of it, and how sure a verdict must be."""
 
 
 def order(seed: int, population: int) -> tuple[int, ...]:

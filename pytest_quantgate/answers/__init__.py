@@ -13,7 +13,12 @@ from pytest_quantgate.answers.drawing import (
     require_answers,
 )
 from pytest_quantgate.answers.judging import AnswerJudgement, judge_answers
-from pytest_quantgate.answers.settings import ANSWER_LIMITS, AnswerLimits, SliceLimits
+from pytest_quantgate.answers.settings import (
+    ANSWER_LIMITS,
+    AnswerLimits,
+    CaseVerdictSettings,
+    SliceLimits,
+)
 
 __all__ = [
     "ANSWER_LIMITS",
@@ -21,6 +26,7 @@ __all__ = [
     "AnswerLimits",
     "AnsweredSample",
     "Askable",
+    "CaseVerdictSettings",
     "SliceLimits",
     "draw_answers",
     "judge_answers",

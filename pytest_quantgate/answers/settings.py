@@ -7,18 +7,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pytest_quantgate.quantity import (
-    Duration,
-    Percentage,
-    Points,
-)
+from pytest_quantgate.quantity import Duration, Percentage, Points
+from pytest_quantgate.sampling import VerdictSettings
 
 ANSWER_LIMITS = ("min", "max_drop", "max_flips", "slices")
 """The limits of a gate that asks cases, for its ``limit_names``."""
 
 
-class SliceLimits(BaseModel):
-    """Limits on the cases that carry one tag."""
+class ShareLimits(BaseModel):
+    """Limits on a share of right answers."""
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
 
@@ -33,6 +30,10 @@ class SliceLimits(BaseModel):
         default=None,
         description='Largest share of cases whose answer turns right or wrong, such as "5%"',
     )
+
+
+class SliceLimits(ShareLimits):
+    """Limits on the cases that carry one tag."""
 
     @model_validator(mode="after")
     def _limits_something(self) -> SliceLimits:
@@ -42,31 +43,23 @@ class SliceLimits(BaseModel):
         return self
 
 
-class AnswerLimits(BaseModel):
+class CaseVerdictSettings(VerdictSettings):
+    """What the cases of a gate are, and how sure a verdict on them must be."""
+
+    cases_are: Literal["sample", "all"] = Field(
+        default="sample",
+        description="Whether the cases stand for all of their kind, or are all that matter",
+    )
+
+
+class AnswerLimits(CaseVerdictSettings, ShareLimits):
     """Limits on answers to cases, and how sure a verdict on them must be.
 
     To be put before `GateSettings` among the bases of a gate's settings.
     """
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
-
-    min: float | None = Field(
-        default=None, ge=0, le=1, description="Lowest share of right answers accepted"
-    )
-    max_drop: Points | None = Field(
-        default=None,
-        description='Largest drop against the baseline, in percentage points, such as "2pp"',
-    )
-    max_flips: Percentage | None = Field(
-        default=None,
-        description='Largest share of cases whose answer turns right or wrong, such as "5%"',
-    )
     slices: dict[str, SliceLimits] | None = Field(
         default=None, min_length=1, description="Limits on the cases of a tag, by tag"
-    )
-    cases_are: Literal["sample", "all"] = Field(
-        default="sample",
-        description="Whether the cases stand for all of their kind, or are all that matter",
     )
     seed: int = Field(default=0, ge=0, description="Seed of the order in which cases are asked")
     max_cases: int | None = Field(
@@ -78,18 +71,6 @@ class AnswerLimits(BaseModel):
         default=None,
         gt=0,
         description='Longest time to ask, such as "5min"; undecided then, the gate is inconclusive',
-    )
-    on_inconclusive: Literal["fail", "warn"] = Field(
-        default="fail", description="What an undecided gate does: fail, or warn and pass"
-    )
-    pass_confidence: float = Field(
-        default=0.95, gt=0.5, lt=1, description="How sure a pass must be that the limit is kept"
-    )
-    fail_confidence: float = Field(
-        default=0.99,
-        gt=0.5,
-        lt=1,
-        description="How sure a failure must be that the limit is missed",
     )
 
     def by_slice(self) -> dict[str | None, AnswerLimits | SliceLimits]:

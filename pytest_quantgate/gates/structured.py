@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from pytest_quantgate import answers, flips, statement, stats
-from pytest_quantgate.answers import AnsweredSample, AnswerLimits
+from pytest_quantgate.answers import AnsweredSample, AnswerLimits, CaseVerdictSettings
 from pytest_quantgate.answers.drawing import require_answers
 from pytest_quantgate.answers.held import HeldLimit
 from pytest_quantgate.answers.tally import Certainty, Tally, Total
@@ -50,7 +50,7 @@ _ABSENT: dict[Part, str] = {
 }
 
 
-class StructuredSettings(GateSettings):
+class StructuredSettings(CaseVerdictSettings, GateSettings):
     """Limits on the shares of outputs that parse, that satisfy their schema, and of right fields."""
 
     limit_names: ClassVar[tuple[str, ...]] = tuple(_LIMITS)
@@ -81,22 +81,6 @@ class StructuredSettings(GateSettings):
     )
     max_drop_fields: Points | None = Field(
         default=None, description='Largest drop of the share of right fields, such as "2pp"'
-    )
-    cases_are: Literal["sample", "all"] = Field(
-        default="sample",
-        description="Whether the cases stand for all of their kind, or are all that matter",
-    )
-    on_inconclusive: Literal["fail", "warn"] = Field(
-        default="fail", description="What an undecided gate does: fail, or warn and pass"
-    )
-    pass_confidence: float = Field(
-        default=0.95, gt=0.5, lt=1, description="How sure a pass must be that the limit is kept"
-    )
-    fail_confidence: float = Field(
-        default=0.99,
-        gt=0.5,
-        lt=1,
-        description="How sure a failure must be that the limit is missed",
     )
     max_tokens: int = Field(
         default=128, ge=1, description="Longest output in tokens where a case names none"

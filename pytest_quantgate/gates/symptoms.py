@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field, JsonValue, model_validator
 
 from pytest_quantgate import flips, statement, stats
-from pytest_quantgate.answers import AnsweredSample, AnswerLimits, draw_answers, judge_answers
+from pytest_quantgate.answers import (
+    AnsweredSample,
+    AnswerLimits,
+    CaseVerdictSettings,
+    draw_answers,
+    judge_answers,
+)
 from pytest_quantgate.cases import load_cases
 from pytest_quantgate.gates import Bench, Gate, GateSettings, Judgement
 from pytest_quantgate.records import AnsweredCase, GenerationRequest, Outcome, Output
@@ -46,7 +52,7 @@ _ANSWER_TOKENS = 64
 """Longest answer to a case that names no length, in tokens."""
 
 
-class SymptomsSettings(GateSettings):
+class SymptomsSettings(CaseVerdictSettings, GateSettings):
     """Which signs are looked for, on what, and how far each may grow.
 
     A block that is written replaces the default limits of its sign.
@@ -89,22 +95,6 @@ class SymptomsSettings(GateSettings):
         default=CaseLimits.model_validate(_FORMAT),
         description="Limit on answers that lack the form that was demanded",
         json_schema_extra={"default": _FORMAT},
-    )
-    cases_are: Literal["sample", "all"] = Field(
-        default="sample",
-        description="Whether the cases stand for all of their kind, or are all that matter",
-    )
-    on_inconclusive: Literal["fail", "warn"] = Field(
-        default="fail", description="What an undecided gate does: fail, or warn and pass"
-    )
-    pass_confidence: float = Field(
-        default=0.95, gt=0.5, lt=1, description="How sure a pass must be that the limit is kept"
-    )
-    fail_confidence: float = Field(
-        default=0.99,
-        gt=0.5,
-        lt=1,
-        description="How sure a failure must be that the limit is missed",
     )
 
     @model_validator(mode="after")

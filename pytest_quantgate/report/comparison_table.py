@@ -5,13 +5,13 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from pytest_quantgate.report import comparison as shown
 from pytest_quantgate.report import comparison_figures as figures
+from pytest_quantgate.report.table import plain_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,18 +29,7 @@ _FLIP_STYLES = {"lost": "bold red", "gained": "green"}
 def render(comparison: Comparison, *, width: int, color: bool, most: int) -> str:
     """Return a comparison as text ``width`` columns wide, with its first ``most`` prompts in full."""
     stream = io.StringIO()
-    console = Console(
-        file=stream,
-        width=width,
-        height=25,  # else TERM=dumb would overrule the width
-        force_terminal=color,
-        color_system="standard" if color else None,
-        no_color=not color,
-        highlight=False,
-        emoji=False,
-        markup=False,
-        legacy_windows=False,
-    )
+    console = plain_console(stream, width=width, color=color)
     console.print(Text(shown.visible(shown.headline(comparison)), style="bold"))
     for rows in figures.tables(comparison):
         console.print()

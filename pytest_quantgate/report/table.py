@@ -17,6 +17,7 @@ from pytest_quantgate.report import figures
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from typing import TextIO
 
     from rich.console import RenderableType
 
@@ -35,13 +36,9 @@ class Row:
     attempts: int = 1
 
 
-def render(rows: Sequence[Row], *, unjudged: int, width: int, color: bool) -> str:
-    """Return the table with a line of totals below, ``width`` columns wide.
-
-    ``unjudged`` counts planned gates that no verdict was reached for because they never ran.
-    """
-    stream = io.StringIO()
-    console = Console(
+def plain_console(stream: TextIO, *, width: int, color: bool) -> Console:
+    """Return a console that writes what it is given, as it is, ``width`` columns wide."""
+    return Console(
         file=stream,
         width=width,
         height=25,  # else TERM=dumb would overrule the width
@@ -53,6 +50,15 @@ def render(rows: Sequence[Row], *, unjudged: int, width: int, color: bool) -> st
         markup=False,
         legacy_windows=False,
     )
+
+
+def render(rows: Sequence[Row], *, unjudged: int, width: int, color: bool) -> str:
+    """Return the table with a line of totals below, ``width`` columns wide.
+
+    ``unjudged`` counts planned gates that no verdict was reached for because they never ran.
+    """
+    stream = io.StringIO()
+    console = plain_console(stream, width=width, color=color)
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False)
     for name in ("gate", "value", "limit", "baseline", "sample", "verdict"):
         table.add_column(name, overflow="fold", no_wrap=name in ("gate", "verdict"))

@@ -94,7 +94,10 @@ def _cell(text: str) -> str:
 def _keys(schema: Mapping[str, Any], *, limits: Iterable[str] = ()) -> str:
     required = set(schema.get("required", ()))
     rows = []
-    for name, value in schema["properties"].items():
+    # What must be written and what limits first; the rest as the classes have it.
+    first = {*required, *limits}
+    properties = sorted(schema["properties"].items(), key=lambda item: item[0] not in first)
+    for name, value in properties:
         default = "required" if name in required else _default(value)
         role = " (limit)" if name in limits else ""
         rows.append((f"`{name}`{role}", _value(value), default, value.get("description", "")))
