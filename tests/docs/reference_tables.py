@@ -114,6 +114,7 @@ def _default(value: Mapping[str, Any]) -> str:
 def _value(value: Mapping[str, Any]) -> str:
     named = (
         ("const" in value, f"`{value.get('const')}`"),
+        (_alternatives(value) != "", _alternatives(value)),
         ("anyOf" in value, "name or mapping"),
         (value.get("$ref", "").endswith("QuantizationType"), "name of a type"),
         ("$ref" in value or value.get("type") == "object", "mapping"),
@@ -130,6 +131,16 @@ def _value(value: Mapping[str, Any]) -> str:
     text = TYPES[value["type"]]
     bounds = [f"{word} {value[key]:g}" for key, word in BOUNDS if key in value]
     return ", ".join([text, *bounds])
+
+
+def _alternatives(value: Mapping[str, Any]) -> str:
+    """Return the values of which one is to be written, where it is one of several plain ones."""
+    options: list[Mapping[str, Any]] = value.get("anyOf", [])
+    if not options or not all(
+        {"const", "enum"} & each.keys() or each.get("type") == "boolean" for each in options
+    ):
+        return ""
+    return " or ".join(_value(each) for each in options)
 
 
 def _options() -> str:
