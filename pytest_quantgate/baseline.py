@@ -197,7 +197,7 @@ def request_inputs(request: DataclassInstance) -> dict[str, KeyValue]:
     inputs: dict[str, KeyValue] = {}
     for name, value in dataclasses.asdict(request).items():
         # Where a file lies does not change the number; its digest is in the key.
-        if name.endswith("_path") or name == "folder":
+        if name.endswith("_path"):
             continue
         if isinstance(value, tuple):
             inputs |= digested(name, list(value))

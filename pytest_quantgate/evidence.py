@@ -71,10 +71,16 @@ class CaseBench:
         roots: Sequence[Path],
         literals: Mapping[str, float],
         checksum: ChecksumSettings | None,
+        case_sets: dict[str, tuple[Case, ...]],
         chosen_cases: frozenset[str] = frozenset(),
     ) -> None:
-        """Tie a case to the tools of its run; ``checksum`` are the settings of its checksum gate."""
+        """Tie a case to the tools of its run.
+
+        ``checksum`` are the settings of its checksum gate; ``case_sets`` keeps the files of cases that
+        the run has read, by their names.
+        """
         self._chosen_cases = chosen_cases
+        self._case_sets = case_sets
         self._case = case
         self._preparer = preparer
         self._gatherer = gatherer
@@ -236,7 +242,9 @@ class CaseBench:
 
     def cases(self, name: str) -> tuple[Case, ...]:
         """Return the cases of a file named in the specification, or of a built-in set."""
-        return named_cases(name, self.file)
+        if name not in self._case_sets:
+            self._case_sets[name] = named_cases(name, self.file)
+        return self._case_sets[name]
 
     @property
     def chosen_cases(self) -> frozenset[str]:

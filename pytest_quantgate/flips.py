@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pytest_quantgate.errors import ProbeRefused
 from pytest_quantgate.records import Beginning, NextTokensRequest, Parting
@@ -18,7 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pytest_quantgate.gates import Bench, Role
-    from pytest_quantgate.records import Answer, AnsweredCase, NextToken, Prompt, TokenChance
+    from pytest_quantgate.records import (
+        Answer,
+        AnsweredCase,
+        NextToken,
+        NextTokens,
+        Prompt,
+        TokenChance,
+    )
 
 NEAR_TIE_NATS = 0.4
 """Two tokens whose log-probabilities are no further apart are a near tie.
@@ -47,8 +54,19 @@ _SHOWN: dict[_Fate, int] = {
 }
 
 
+class Asker(Protocol):
+    """What `with_partings` needs of a bench: two models to ask, and the cases that a user named."""
+
+    @property
+    def chosen_cases(self) -> frozenset[str]:
+        """Ids of cases to look at in any case."""
+
+    def next_tokens(self, role: Role, request: NextTokensRequest) -> NextTokens:
+        """Return what may follow beginnings under one of the models."""
+
+
 def with_partings(
-    cases: Sequence[AnsweredCase], prompts: Mapping[str, Prompt], bench: Bench
+    cases: Sequence[AnsweredCase], prompts: Mapping[str, Prompt], bench: Asker
 ) -> tuple[AnsweredCase, ...]:
     """Return the cases, those that flipped with the token at which the two outputs part.
 
@@ -153,7 +171,7 @@ def _fork(case: AnsweredCase, prompt: Prompt) -> _Fork | None:
     if not all(answer.finish for answer in ours):
         return None
     first, second = (answer.token_ids for answer in ours)
-    same = _alike(first, second)
+    same = alike(first, second)
     chosen = (_at(first, same), _at(second, same))
     if chosen == (None, None):
         return None
@@ -170,7 +188,7 @@ def _fork(case: AnsweredCase, prompt: Prompt) -> _Fork | None:
     )
 
 
-def _alike(first: Sequence[object], second: Sequence[object]) -> int:
+def alike(first: Sequence[object], second: Sequence[object]) -> int:
     """Return how many elements two sequences begin with alike."""
     pairs = zip(first, second, strict=False)
     differing = (place for place, (one, other) in enumerate(pairs) if one != other)
@@ -181,7 +199,7 @@ def _at(tokens: tuple[int, ...], place: int) -> int | None:
     return tokens[place] if place < len(tokens) else None
 
 
-def _with_endings(forks: Sequence[_Fork], bench: Bench) -> list[_Fork]:
+def _with_endings(forks: Sequence[_Fork], bench: Asker) -> list[_Fork]:
     """Ask models whose outputs ended for the token that ended them: their most probable one."""
     known = {fork.id: fork for fork in forks}
     for place, role in enumerate(_BOTH):
@@ -242,7 +260,7 @@ def _common_text(pieces: Sequence[str], texts: tuple[str, str]) -> str:
     joined = "".join(pieces)
     if all(text.startswith(joined) for text in texts):
         return joined
-    return texts[0][: _alike(*texts)]
+    return texts[0][: alike(*texts)]
 
 
 def _fate(case: AnsweredCase) -> _Fate:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pytest_quantgate.baseline import Store
+    from pytest_quantgate.cases import Case
     from pytest_quantgate.gates import GateSettings
     from pytest_quantgate.keeper import BaselineFolder
     from pytest_quantgate.plan import GateCase, ModelSource
@@ -92,6 +93,7 @@ class GateRunner:
             on_progress=on_progress,
         )
         self._keeper = BaselineKeeper(baselines, gatherer=self._gatherer, preparer=self._preparer)
+        self._case_sets: dict[str, tuple[Case, ...]] = {}
         self._checksums = {
             (case.model, case.variant): case.settings
             for case in cases
@@ -122,6 +124,7 @@ class GateRunner:
             literals=case.literals if literals is None else literals,
             checksum=self._checksums.get((case.model, case.variant)),
             chosen_cases=chosen_cases,
+            case_sets=self._case_sets,
         )
 
     def case_ids(self, case: GateCase) -> frozenset[str] | None:

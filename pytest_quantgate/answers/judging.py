@@ -205,9 +205,7 @@ class _Judge:
         """Return the plain figures."""
         tally = self.tallies[None]
         key = self.statistic.replace(" ", "_")
-        lost, gained = (
-            sum(case.flip == way for case in self.sample.cases) for way in ("lost", "gained")
-        )
+        lost, gained = self._flipped()
         exact = tally.paired and tally.whole
         found: dict[str, float | int | str | bool | None] = {
             key: tally.share(),
@@ -256,10 +254,13 @@ class _Judge:
             right *= tally.cases / tally.weight
         return f" ({self.bench.baseline_name}: {_short(right)})"
 
+    def _flipped(self) -> tuple[int, int]:
+        """Return how many cases were lost, and gained."""
+        ways = [case.flip for case in self.sample.cases]
+        return ways.count("lost"), ways.count("gained")
+
     def _flips(self, tally: Tally) -> str:
-        lost, gained = (
-            sum(case.flip == way for case in self.sample.cases) for way in ("lost", "gained")
-        )
+        lost, gained = self._flipped()
         text = f"{lost + gained} of {tally.cases} {self.unit} flip: {lost} lost, {gained} gained"
         if tally.whole and lost + gained:
             probability = paired_shares.mcnemar_p(tally.counts())

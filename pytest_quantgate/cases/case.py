@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from pytest_quantgate.records import Message, Prompt
+from pytest_quantgate.records import AnsweredCase, Message, Prompt
 
 if TYPE_CHECKING:
     from pytest_quantgate.matchers import Kind, Match, Matcher
+    from pytest_quantgate.records import Answer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,18 @@ class Case:
             MeasurementError: a schema that refers to itself without end on this output.
         """
         return self.matcher.matches(output)
+
+    def answered(self, *, candidate: Answer, baseline: Answer | None) -> AnsweredCase:
+        """Return the case with the candidate's answer and, where there is one, the baseline's."""
+        return AnsweredCase(
+            id=self.id,
+            question=self.question,
+            expected=self.expected,
+            candidate=candidate,
+            baseline=baseline,
+            tags=self.tags,
+            weight=self.weight,
+        )
 
     def to_prompt(self, *, max_tokens: int, constrained: bool = False) -> Prompt:
         """Return what a probe is asked; ``max_tokens`` applies where the case names none.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import takewhile
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from pytest_quantgate import stats
 from pytest_quantgate.artifact import integrity
-from pytest_quantgate.flips import with_partings
+from pytest_quantgate.flips import alike, with_partings
 from pytest_quantgate.gatherer import Company
 from pytest_quantgate.records import (
     Answer,
@@ -25,7 +24,7 @@ from pytest_quantgate.report.comparison import ComparedModel, Reply, Speed
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from pytest_quantgate.gates import Bench, Role
+    from pytest_quantgate.gates import Role
     from pytest_quantgate.gatherer import Gatherer
     from pytest_quantgate.prepare import PreparedModel
     from pytest_quantgate.records import (
@@ -90,7 +89,7 @@ class Interview:
                         finish=output.finish,
                         surprise=surprises.get(prompt.id),
                         equal_tokens=(
-                            _equal_tokens(output, other)
+                            alike(output.token_ids, other.token_ids)
                             if self._comparable(model, prompt, output, other)
                             else None
                         ),
@@ -176,8 +175,8 @@ class Interview:
                 id=prompt.id,
                 question="",
                 expected="",
-                candidate=_answer(own),
-                baseline=_answer(other),
+                candidate=Answer.of(own, right=0),
+                baseline=Answer.of(other, right=0),
             )
             for prompt, own, other in zip(prompts, outputs, base, strict=True)
             if own.text != other.text and self._comparable(model, prompt, own, other)
@@ -188,7 +187,7 @@ class Interview:
             chosen_cases=frozenset(case.id for case in differing),
         )
         by_id = {prompt.id: prompt for prompt in prompts}
-        found = with_partings(differing, by_id, cast("Bench", pair))
+        found = with_partings(differing, by_id, pair)
         return {case.id: case.parting for case in found if case.parting is not None}
 
     def _speeds(self) -> Iterator[Speed]:
@@ -231,15 +230,6 @@ class _Pair:
         """Return what may follow beginnings under one of the two."""
         other = self.models["candidate" if role == "baseline" else "baseline"]
         return self.gatherer.next_tokens(self.models[role], request, company=Company(beside=other))
-
-
-def _equal_tokens(own: Output, base: Output) -> int:
-    pairs = zip(own.token_ids, base.token_ids, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
-
-
-def _answer(output: Output) -> Answer:
-    return Answer(right=0, output=output.text, finish=output.finish, token_ids=output.token_ids)
 
 
 def _tokenizer(model: PreparedModel) -> dict[str, object]:

@@ -122,15 +122,7 @@ def _ask(
     base = _answers("baseline", cases, request, bench) if paired else [None] * len(cases)
     own = _answers("candidate", cases, request, bench)
     answered = [
-        AnsweredCase(
-            id=case.id,
-            question=case.question,
-            expected=case.expected,
-            candidate=candidate,
-            baseline=baseline,
-            tags=case.tags,
-            weight=case.weight,
-        )
+        case.answered(candidate=candidate, baseline=baseline)
         for case, candidate, baseline in zip(cases, own, base, strict=True)
     ]
     if settings.temperature > 0 or not paired:
@@ -154,15 +146,8 @@ def _answers(
     for number, case in enumerate(cases):
         own = outputs[number * repeats : (number + 1) * repeats]
         matches = [case.judge(output.text) for output in own]
-        found.append(
-            Answer(
-                right=sum(match.ok for match in matches) / repeats,
-                output=own[0].text,
-                reason=matches[0].reason,
-                finish=own[0].finish,
-                token_ids=own[0].token_ids,
-            )
-        )
+        right = sum(match.ok for match in matches) / repeats
+        found.append(Answer.of(own[0], right=right, reason=matches[0].reason))
     return found
 
 

@@ -187,7 +187,7 @@ def _request(settings: LmEvalSettings, bench: Bench) -> HarnessRequest:
     _require_listed(settings.metric, tasks)
     return HarnessRequest(
         task=name,
-        folder=str(folder.root),
+        folder_path=str(folder.root),
         files_sha256=folder.sha256,
         fewshot=settings.fewshot,
         limit=settings.limit,

@@ -211,14 +211,9 @@ class _Asker:
         for case, output, other in zip(cases, own, base, strict=True):
             found = structure_of(case, output.text)
             reference = None if other is None else structure_of(case, other.text)
-            one = AnsweredCase(
-                id=case.id,
-                question=case.question,
-                expected=case.expected,
+            one = case.answered(
                 candidate=_answer(output, found),
                 baseline=None if other is None or reference is None else _answer(other, reference),
-                tags=case.tags,
-                weight=case.weight,
             )
             answered.append(one)
             for part in _SHARES:
@@ -374,13 +369,7 @@ class _Judge:
 
 
 def _answer(output: Output, found: Structure) -> Answer:
-    return Answer(
-        right=float(found.conforms),
-        output=output.text,
-        reason=found.reason,
-        finish=output.finish,
-        token_ids=output.token_ids,
-    )
+    return Answer.of(output, right=float(found.conforms), reason=found.reason)
 
 
 def _counted(

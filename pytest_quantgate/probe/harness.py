@@ -65,7 +65,7 @@ def measure_task(
             asked of this model.
     """
     started = time.monotonic()
-    folder = TaskFolder(Path(request.folder))
+    folder = TaskFolder(Path(request.folder_path))
     if folder.sha256 != request.files_sha256:
         message = (
             f"{folder.root} changed during the run: its files have the digest {folder.sha256[:16]}...,"

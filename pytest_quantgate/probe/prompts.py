@@ -25,13 +25,7 @@ def prompt_tokens(backend: Backend, facts: ModelFacts, prompt: Prompt) -> NDArra
         message = f"case {prompt.id!r} has both a prompt and messages; write one of them"
         raise ProbeRefused(message)
     text = backend.chat(prompt.messages) if templated else prompt.prompt or ""
-    tokens = backend.tokenize(text, add_special=True, parse_special=templated)
-    if backend.add_eos and len(tokens):
-        # An ended text has no continuation.
-        tokens = tokens[:-1]
-    # Many templates write BOS themselves, and the tokenizer has put another one before it.
-    if templated and len(tokens) > 1 and tokens[0] == tokens[1] == backend.bos:
-        tokens = tokens[1:]
+    tokens = text_tokens(backend, text, special=templated)
     need = len(tokens) + prompt.max_tokens
     problem = None
     if not len(tokens):
@@ -48,4 +42,22 @@ def prompt_tokens(backend: Backend, facts: ModelFacts, prompt: Prompt) -> NDArra
     if problem is not None:
         message = f"case {prompt.id!r}: {problem}"
         raise ProbeRefused(message)
+    return tokens
+
+
+def text_tokens(backend: Backend, text: str, *, special: bool) -> NDArray[np.int32]:
+    """Return the tokens of a text that goes on, with what the model expects before a text.
+
+    Args:
+        backend: The model.
+        text: The text.
+        special: Read it as the chat template wrote it, with its control tokens.
+    """
+    tokens = backend.tokenize(text, add_special=True, parse_special=special)
+    if backend.add_eos and len(tokens):
+        # An ended text has no continuation.
+        tokens = tokens[:-1]
+    # Many templates write BOS themselves, and the tokenizer has put another one before it.
+    if special and len(tokens) > 1 and tokens[0] == tokens[1] == backend.bos:
+        tokens = tokens[1:]
     return tokens

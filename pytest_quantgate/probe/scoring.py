@@ -9,6 +9,7 @@ import numpy as np
 
 from pytest_quantgate.errors import ProbeRefused
 from pytest_quantgate.probe.groups import Line, LineScore, common_tokens, score_groups
+from pytest_quantgate.probe.prompts import text_tokens
 from pytest_quantgate.records import (
     ChoiceScore,
     ChoiceScores,
@@ -129,24 +130,6 @@ def _continuation_score(asked: Continuation, found: LineScore) -> ContinuationSc
         worst_nll=float(found.nll.max()),
         greedy=bool(found.greedy.all()),
     )
-
-
-def text_tokens(backend: Backend, text: str, *, special: bool) -> NDArray[np.int32]:
-    """Return the tokens of a text that goes on, with what the model expects before a text.
-
-    Args:
-        backend: The model.
-        text: The text.
-        special: Read it as the chat template wrote it, with its control tokens.
-    """
-    tokens = backend.tokenize(text, add_special=True, parse_special=special)
-    if backend.add_eos and len(tokens):
-        # An ended text has no continuation.
-        tokens = tokens[:-1]
-    # Many templates write BOS themselves, and the tokenizer has put another one before it.
-    if special and len(tokens) > 1 and tokens[0] == tokens[1] == backend.bos:
-        tokens = tokens[1:]
-    return tokens
 
 
 def _line(backend: Backend, name: str, tokens: NDArray[np.int32], first: int) -> Line:

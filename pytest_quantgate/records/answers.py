@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from pytest_quantgate.records.results import TokenChance  # noqa: TC001 - read at run time to load stored records
+from pytest_quantgate.records.results import Output, TokenChance  # noqa: TC001 - read at run time to load stored records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +21,17 @@ class Answer:
     reason: str = ""
     finish: str = ""
     token_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, output: Output, *, right: float, reason: str = "") -> Answer:
+        """Return a generated output with what it is worth."""
+        return cls(
+            right=right,
+            output=output.text,
+            reason=reason,
+            finish=output.finish,
+            token_ids=output.token_ids,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

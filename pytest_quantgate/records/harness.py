@@ -10,13 +10,13 @@ from dataclasses import dataclass
 class HarnessRequest:
     """Ask for a task of lm-evaluation-harness, or the first ``limit`` documents of it.
 
-    ``task`` is the name of a task; ``folder`` is where tasks of the project's own lie, and
+    ``task`` is the name of a task; ``folder_path`` is where tasks of the project's own lie, and
     ``files_sha256`` the digest of all files in it. ``fewshot`` is the number of examples before each
     document, None for what the task says; ``harness`` is the version of lm-evaluation-harness.
     """
 
     task: str
-    folder: str = ""
+    folder_path: str = ""
     files_sha256: str = ""
     fewshot: int | None = None
     limit: int | None = None

@@ -50,28 +50,18 @@ class Asked:
 
     def answered(self, *, candidate: Output, baseline: Output) -> AnsweredCase:
         """Return both models' outputs with what each is worth."""
-        return AnsweredCase(
-            id=self.id,
-            question=self.case.question,
-            expected=EXPECTED_TEXT if self.kind == "text" else self.case.expected,
-            candidate=self._answer(candidate),
-            baseline=self._answer(baseline),
-            tags=self.tags,
-            weight=self.weight,
+        found = self.case.answered(
+            candidate=self._answer(candidate), baseline=self._answer(baseline)
         )
+        expected = EXPECTED_TEXT if self.kind == "text" else found.expected
+        return replace(found, expected=expected, weight=self.weight)
 
     def _answer(self, output: Output) -> Answer:
         if self.kind == "text":
             return text_answer(output)
         matcher = _form(self.case) if self.kind == "format" else self.case.matcher
         matched = matcher.matches(output.text)
-        return Answer(
-            right=float(matched.ok),
-            output=output.text,
-            reason=matched.reason,
-            finish=output.finish,
-            token_ids=output.token_ids,
-        )
+        return Answer.of(output, right=float(matched.ok), reason=matched.reason)
 
 
 def _form(case: Case) -> Matcher:

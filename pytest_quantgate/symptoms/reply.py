@@ -111,13 +111,7 @@ def text_answer(output: Output) -> Answer:
         reasons.append("the output is empty")
     elif broken(output):
         reasons.append(f"{broken(output)} of its characters are no text")
-    return Answer(
-        right=float(not reasons),
-        output=output.text,
-        reason="; ".join(reasons),
-        finish=output.finish,
-        token_ids=output.token_ids,
-    )
+    return Answer.of(output, right=float(not reasons), reason="; ".join(reasons))
 
 
 def baseline_surprise(pairs: Sequence[Pair], bench: Bench) -> dict[str, tuple[float, float]]:

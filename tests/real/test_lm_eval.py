@@ -132,7 +132,7 @@ def probe() -> Iterator[measure.Probe]:
 def run(probe: measure.Probe, folder: Path, task: str, **options: Any) -> HarnessResult:  # noqa: ANN401 - fields of a request
     """Run a task."""
     request = HarnessRequest(
-        task=task, folder=str(folder), files_sha256=TaskFolder(folder).sha256, **options
+        task=task, folder_path=str(folder), files_sha256=TaskFolder(folder).sha256, **options
     )
     return probe.harness(request, timeout=SECONDS)
 
@@ -308,7 +308,7 @@ def test_decoding_that_is_not_done_here_is_refused(probe: measure.Probe, folder:
 
 def test_files_that_changed_meanwhile_are_refused(probe: measure.Probe, folder: Path) -> None:
     """What was looked at is what runs."""
-    request = HarnessRequest(task="ends", folder=str(folder), files_sha256="0" * 64)
+    request = HarnessRequest(task="ends", folder_path=str(folder), files_sha256="0" * 64)
 
     with pytest.raises(ArtifactError, match="changed during the run: its files have the digest"):
         probe.harness(request, timeout=SECONDS)

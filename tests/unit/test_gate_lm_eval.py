@@ -106,7 +106,7 @@ def test_the_request_names_the_task_and_its_files(folder: Path) -> None:
     ((role, request),) = bench.asked
     assert role == "candidate"
     assert isinstance(request, HarnessRequest)
-    assert (request.task, request.folder) == ("ends", str(folder / "tasks"))
+    assert (request.task, request.folder_path) == ("ends", str(folder / "tasks"))
     assert (request.fewshot, request.limit, request.seed) == (3, 8, 1234)
     assert request.harness == pytest.__version__
     assert len(request.files_sha256) == 64
